@@ -1,0 +1,73 @@
+# Every target sets up what it needs by itself. `make` alone lists the targets.
+
+PYTHON ?= python3
+VENV ?= .venv
+DEMO_SUBJECTS ?= 60
+DEMO_EPOCHS ?= 20
+DEMO_OUTPUT ?= output/demo
+
+PY := $(VENV)/bin/python
+READY := $(VENV)/.ready
+CONFIGS := bundle/configs
+RUN := $(PY) -m monai.bundle run
+COMPACT := $(CONFIGS)/overlays/compact.json
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup weights demo test lint clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name text; do \
+		printf '  make %-9s%s\n' "$$name" "$$text"; done
+	@echo
+	@echo '  Variables: PYTHON=$(PYTHON) VENV=$(VENV) DEMO_SUBJECTS=$(DEMO_SUBJECTS) DEMO_EPOCHS=$(DEMO_EPOCHS)'
+
+setup: $(READY) ## create the environment with all dependencies
+	@echo '[setup] $(VENV) is up to date'
+
+$(PY):
+	@echo '[setup] creating $(VENV) with $(PYTHON)'
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed: PYTHON=...")'
+	@$(PYTHON) -m venv $(VENV)
+
+# Not an editable installation: there is no package whose edits it could follow, only the list of dependencies.
+# One command resolves torch, torchvision and the rest together, so that no later step can replace one of them.
+$(READY): pyproject.toml | $(PY)
+	@echo '[setup] installing the dependencies into $(VENV) (torch is large: some minutes)'
+	@$(PY) -m pip install -qq --disable-pip-version-check '.[dev]'
+	@rm -rf build ar_sivae.egg-info
+	@$(PY) -c 'import torch, torchvision, monai; print(f"[setup] ready: torch {torch.__version__}, " \
+		f"torchvision {torchvision.__version__}, MONAI {monai.__version__}, CUDA {torch.cuda.is_available()}")'
+	@touch $@
+
+weights: $(READY) ## fetch the weights of the perceptual networks
+	@echo '[weights] fetching the trunks of the perceptual distances, unless they are here (64 MB)'
+	@$(PY) -m scripts.perceptual
+
+demo: weights ## phantom hearts, a short training, and inference, in output/demo
+	@echo '[demo] drawing $(DEMO_SUBJECTS) phantom hearts'
+	$(RUN) phantom --config_file $(CONFIGS)/cohort.json \
+		--dataset_dir $(DEMO_OUTPUT)/phantom --subjects $(DEMO_SUBJECTS)
+	@echo '[demo] checking the scans and writing the list of subjects'
+	$(RUN) prepare --config_file $(CONFIGS)/cohort.json --dataset_dir $(DEMO_OUTPUT)/phantom
+	@echo '[demo] training for $(DEMO_EPOCHS) epochs'
+	$(RUN) training --config_file "['$(CONFIGS)/train.json','$(COMPACT)']" \
+		--dataset_dir $(DEMO_OUTPUT)/phantom --output_dir $(DEMO_OUTPUT) --epochs $(DEMO_EPOCHS)
+	@echo '[demo] reading the scans back with the trained model'
+	$(RUN) --config_file "['$(CONFIGS)/inference.json','$(COMPACT)']" \
+		--dataset_dir $(DEMO_OUTPUT)/phantom --output_dir $(DEMO_OUTPUT)
+	@echo '[demo] results are in $(DEMO_OUTPUT)'
+
+test: weights ## run the tests (PYTEST_ARGS="-k losses" chooses some)
+	@echo '[test] running pytest'
+	@$(PY) -m pytest $(PYTEST_ARGS)
+
+lint: $(READY) ## check style and formatting
+	@echo '[lint] ruff check, then ruff format --check'
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+
+clean: ## remove caches and results; the environment and the weights stay
+	@echo '[clean] removing caches, output and dist'
+	@rm -rf output dist build *.egg-info .pytest_cache .ruff_cache
+	@find scripts tests -type d -name __pycache__ -prune -exec rm -rf {} +

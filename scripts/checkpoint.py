@@ -1,0 +1,160 @@
+"""Checkpoints: weights of a network, and the state from which an interrupted training goes on."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+from torch import nn
+
+from scripts.storage import atomic_path, output_folder
+
+LAST, BEST = "last.pt", "model.pt"
+
+
+def save(content: Mapping[str, Any], path: str | os.PathLike) -> None:
+    """Write a checkpoint; an interruption leaves the old one."""
+    with atomic_path(path) as part:
+        torch.save(content, part)
+
+
+def read(path: str | os.PathLike) -> dict[str, Any]:
+    """Read a checkpoint's tensors and numbers; no code in it is run.
+
+    Raises:
+        FileNotFoundError, ValueError: naming the file and what to do.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"checkpoint '{path}' does not exist; train one with 'run training', or name it.")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
+        raise ValueError(
+            f"checkpoint '{path}' cannot be read ({error}); it may be cut off or of another tool."
+        ) from error
+
+
+def load_weights(network: nn.Module, path: str | os.PathLike) -> nn.Module:
+    """Load ``model.pt`` (weights) or ``last.pt`` (training state) into a network, and return it.
+
+    Raises:
+        ValueError: when the checkpoint is of another architecture, naming the first differences.
+    """
+    content = read(path)
+    fit_weights(network, content.get("network", content), path)
+    return network
+
+
+def fit_weights(network: nn.Module, weights: Mapping[str, torch.Tensor], path: str | os.PathLike) -> None:
+    """Load weights into a network after checking that every tensor has its counterpart."""
+    own = network.state_dict()
+    differences = [f"{name} is missing" for name in own if name not in weights]
+    differences += [f"{name} is not of this network" for name in weights if name not in own]
+    differences += [
+        f"{name} is {tuple(weights[name].shape)}, the network's {tuple(own[name].shape)}"
+        for name in own
+        if name in weights and weights[name].shape != own[name].shape
+    ]
+    if differences:
+        raise ValueError(
+            f"checkpoint '{path}' is of another architecture: {'; '.join(differences[:3])}"
+            f"{f' and {len(differences) - 3} more' if len(differences) > 3 else ''}. Use the configs and overlays "
+            "(such as compact.json, ed.json) that it was trained with, or another output_dir or ckpt_path."
+        )
+    network.load_state_dict(weights)
+
+
+def find_weights(output_dir: str | os.PathLike, bundle_root: str | os.PathLike) -> str:
+    """The weights to use where none are named: those last trained in ``output_dir``, or those of the bundle.
+
+    Raises:
+        FileNotFoundError: naming both places.
+    """
+    candidates = [Path(output_dir) / BEST, Path(bundle_root) / "models" / BEST]
+    for path in candidates:
+        if path.is_file():
+            return str(path)
+    listed = " nor ".join(f"'{path}'" for path in candidates)
+    raise FileNotFoundError(f"no trained weights: neither {listed} exists; name a file with --ckpt_path.")
+
+
+class TrainingCheckpoint:
+    """Keep the last state and the best weights of a training, stop it in time, and resume it.
+
+    After each epoch, ``last.pt`` gets the whole state, and ``model.pt`` a copy of the weights when the metric (lower
+    is better) has improved. Attach it after the handler that runs the validation. Together with ``EpochSeed``, a
+    resumed training equals an uninterrupted one.
+
+    Args:
+        output_dir: folder of both files.
+        network: the network.
+        optimizers: name to optimizer, all that the trainer steps.
+        evaluator: the engine whose metric decides.
+        metric: name of that metric.
+        patience: epochs without improvement after which training stops; None never stops it.
+        resume: go on from ``last.pt`` where there is one.
+    """
+
+    def __init__(
+        self,
+        output_dir: str | os.PathLike,
+        network: nn.Module,
+        optimizers: Mapping[str, torch.optim.Optimizer],
+        evaluator: Engine,
+        metric: str,
+        patience: int | None = None,
+        resume: bool = True,
+    ) -> None:
+        self.folder = output_folder(output_dir)
+        self.network, self.optimizers, self.evaluator = network, dict(optimizers), evaluator
+        self.metric, self.patience, self.resume = metric, patience, resume
+        self.best, self.best_epoch = float("inf"), 0
+
+    def attach(self, engine: Engine) -> None:
+        """Register with the trainer."""
+        engine.add_event_handler(Events.STARTED, self.restore)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.keep)
+
+    def restore(self, engine: Engine) -> None:
+        """Continue from ``last.pt``."""
+        path = self.folder / LAST
+        if not self.resume or not path.exists():
+            return
+        state = read(path)
+        fit_weights(self.network, state["network"], path)
+        for name, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(state[name])
+        self.best, self.best_epoch = state["best"], state["best_epoch"]
+        engine.state.epoch = state["epoch"]
+        engine.state.iteration = state["epoch"] * engine.state.epoch_length
+        print(f"Resumed from {path} after epoch {state['epoch']} of {engine.state.max_epochs}.")
+        if state["epoch"] >= engine.state.max_epochs or self.exhausted(state["epoch"]):
+            print("Nothing is left to train: raise --max_epochs or --patience, or name another --output_dir.")
+            engine.terminate()
+
+    def keep(self, engine: Engine) -> None:
+        """Save this epoch's state, and its weights when they are the best."""
+        epoch, value = engine.state.epoch, self.evaluator.state.metrics.get(self.metric, float("nan"))
+        if value < self.best:
+            self.best, self.best_epoch = float(value), epoch
+            save(self.network.state_dict(), self.folder / BEST)
+        state = {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()}
+        state |= {
+            "network": self.network.state_dict(),
+            "epoch": epoch,
+            "best": self.best,
+            "best_epoch": self.best_epoch,
+        }
+        save(state, self.folder / LAST)
+        if self.exhausted(epoch):
+            print(f"Stopped after epoch {epoch}: no better {self.metric} since epoch {self.best_epoch}.")
+            engine.terminate()
+
+    def exhausted(self, epoch: int) -> bool:
+        """Whether the metric has not improved for as long as patience lasts."""
+        return self.patience is not None and epoch - self.best_epoch >= self.patience

@@ -1,0 +1,120 @@
+"""Importer of ACDC (Bernard et al., IEEE TMI 2018, doi 10.1109/TMI.2018.2837502) to the UKBB format."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from functools import partial
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+
+from scripts.cohort.layout import LABELS, PHASES, SubjectError, spacing_affine, write_volume
+from scripts.cohort.parallel import parallel_map
+from scripts.storage import output_folder, write_csv
+
+ACDC_LABELS = {"RV": 1, "Myo": 2, "LV": 3}
+INFO_COLUMNS = ("subject", "diagnosis", "height", "weight")
+
+
+def import_acdc(
+    source_dir: str | os.PathLike | None, dataset_dir: str | os.PathLike, workers: int | None = None
+) -> None:
+    """Convert ACDC patients to the UKBB format and gather their ``Info.cfg`` in ``info.csv``.
+
+    Voxels of images are copied as they are; labels are renamed to 1 LV, 2 myocardium, 3 RV; the affine, which ACDC
+    leaves at unit voxels, gets the header's spacing. A patient that cannot be read is named and skipped.
+
+    Args:
+        source_dir: folder with one ``patientNNN`` folder per patient (``Info.cfg``, ``*_frameFF.nii.gz``, ``*_gt``).
+        dataset_dir: target, made when missing.
+        workers: processes; None takes one per core.
+
+    Raises:
+        FileNotFoundError: when ``source_dir`` holds no patient.
+    """
+    if source_dir is None:
+        raise FileNotFoundError("name the folder of ACDC patients with --source_dir.")
+    patients = sorted(path.parent for path in Path(source_dir).glob("patient*/Info.cfg"))
+    if not patients:
+        raise FileNotFoundError(
+            f"source_dir '{source_dir}' holds no ACDC patient; expected folders patientNNN with Info.cfg, "
+            "patientNNN_frameFF.nii.gz and patientNNN_frameFF_gt.nii.gz."
+        )
+    target = output_folder(dataset_dir, "dataset_dir")
+    task = partial(import_or_explain, target=target)
+    results = dict(
+        zip(patients, parallel_map(task, patients, workers or os.cpu_count(), "import_acdc", "patient"), strict=True)
+    )
+    rows = [row for row in results.values() if isinstance(row, dict)]
+    write_csv(target / "info.csv", rows, INFO_COLUMNS)
+    print(f"Imported {len(rows)} of {len(patients)} ACDC patients to {target}.")
+    for patient, reason in results.items():
+        if isinstance(reason, str):
+            print(f"  skipped {patient.name}: {reason}")
+
+
+def import_or_explain(patient: Path, target: Path) -> dict[str, str] | str:
+    """Convert one patient; returns its row of ``info.csv``, or the reason why it was skipped."""
+    try:
+        return import_patient(patient, target / patient.name)
+    except (SubjectError, OSError) as error:
+        return str(error)
+
+
+def import_patient(patient: Path, target: Path) -> dict[str, str]:
+    """Convert one patient; returns its row of ``info.csv`` (height in cm, weight in kg)."""
+    info = read_info(patient / "Info.cfg")
+    target.mkdir(exist_ok=True)
+    for phase in PHASES:
+        frame = patient / f"{patient.name}_frame{int(info[phase]):02d}.nii.gz"
+        mask = frame.with_name(frame.name.replace(".nii.gz", "_gt.nii.gz"))
+        convert(frame, target / f"sa_{phase}.nii.gz")
+        convert(mask, target / f"label_sa_{phase}.nii.gz", labels=True)
+    row = (patient.name, info.get("Group", ""), info.get("Height", ""), info.get("Weight", ""))
+    return dict(zip(INFO_COLUMNS, row, strict=True))
+
+
+def read_info(path: Path) -> dict[str, str]:
+    """Read ``Info.cfg``: one ``key: value`` a line; frames count from 1.
+
+    Raises:
+        SubjectError: when the frame number of ED or ES is missing.
+    """
+    pairs = (line.split(":", 1) for line in path.read_text().splitlines() if ":" in line)
+    info = {key.strip(): value.strip() for key, value in pairs}
+    if not all(info.get(phase, "").isdigit() for phase in PHASES):
+        raise SubjectError(f"{path.name} does not give the frame numbers ED and ES")
+    return info
+
+
+def convert(source: Path, target: Path, labels: bool = False) -> None:
+    """Write one ACDC volume as UKBB format: stored voxels and dtype kept, affine mended, labels renamed."""
+    if not source.exists():
+        raise SubjectError(f"{source.name} is missing")
+    try:
+        image = nib.load(source)
+        voxels = np.asanyarray(image.dataobj)
+    except Exception as error:  # nibabel raises many kinds for a broken file
+        raise SubjectError(f"{source.name} cannot be read ({error})") from error
+    if labels:
+        voxels = renamed(voxels, source.name)
+    with warnings.catch_warnings():  # every ACDC affine disagrees with its zooms; mending it is this importer's job
+        warnings.simplefilter("ignore")
+        affine = spacing_affine(image, source)
+    write_volume(target, voxels, affine)
+
+
+def renamed(mask: np.ndarray, name: str) -> np.ndarray:
+    """Rename ACDC's labels to those of the UKBB format.
+
+    Raises:
+        SubjectError: for a label that ACDC does not define.
+    """
+    if not np.isin(mask, [0, *ACDC_LABELS.values()]).all():
+        raise SubjectError(f"{name} has labels {np.unique(mask).tolist()}; expected 0, 1 (RV), 2 (Myo), 3 (LV)")
+    target = np.zeros(len(ACDC_LABELS) + 1, dtype=np.uint8)
+    for structure, label in ACDC_LABELS.items():
+        target[label] = LABELS[structure]
+    return target[mask.astype(np.uint8)]

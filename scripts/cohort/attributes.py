@@ -1,0 +1,88 @@
+"""Cardiac attributes from label masks: volumes, areas, and what follows from them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from scripts.cohort.layout import LABELS, PHASES, SubjectError
+
+VOLUMES = ("LVEDV", "RVEDV", "MyoEDV", "LVESV", "RVESV", "MyoESV")  # the regularized attributes, in the paper's order
+DERIVED = ("LVSV", "LVEF", "LVM", "RVSV", "RVEF")
+AREAS = ("LVEDA", "RVEDA", "MyoEDA", "LVESA", "RVESA", "MyoESA")
+MYOCARDIAL_DENSITY = 1.05  # g/mL
+
+
+def slice_pixels(mask: np.ndarray) -> dict[str, np.ndarray]:
+    """Pixels of every structure in every slice of a mask (X, Y, Z): structure to (Z,) counts."""
+    return {name: np.count_nonzero(mask == label, axis=(0, 1)) for name, label in LABELS.items()}
+
+
+def volumes(masks: Mapping[str, np.ndarray], spacing: Sequence[float]) -> dict[str, float]:
+    """LV, RV and myocardial volume of each phase in mL.
+
+    Args:
+        masks: phase to label mask (X, Y, Z).
+        spacing: voxel size in mm; the third is the distance between slices, gap included.
+    """
+    voxel_ml = float(np.prod(spacing)) / 1000
+    return {
+        f"{structure}{phase}V": float(np.count_nonzero(masks[phase] == label) * voxel_ml)
+        for phase in PHASES
+        for structure, label in LABELS.items()
+    }
+
+
+def derived(volume: Mapping[str, float]) -> dict[str, float]:
+    """Stroke volumes (mL), ejection fractions (%) and LV mass (g, from the myocardium at ED)."""
+    values = {"LVM": volume["MyoEDV"] * MYOCARDIAL_DENSITY}
+    for ventricle in ("LV", "RV"):
+        stroke = volume[f"{ventricle}EDV"] - volume[f"{ventricle}ESV"]
+        values[f"{ventricle}SV"] = stroke
+        values[f"{ventricle}EF"] = 100 * stroke / volume[f"{ventricle}EDV"]
+    return {name: values[name] for name in DERIVED}
+
+
+def areas(masks: Mapping[str, np.ndarray], slices: Mapping[str, int], spacing: Sequence[float]) -> dict[str, float]:
+    """Area of each structure in the basal slice of each phase, in cm²."""
+    pixel_cm2 = spacing[0] * spacing[1] / 100
+    return {
+        f"{structure}{phase}A": float(np.count_nonzero(masks[phase][..., slices[phase]] == label) * pixel_cm2)
+        for phase in PHASES
+        for structure, label in LABELS.items()
+    }
+
+
+def base_is_first(masks: Mapping[str, np.ndarray]) -> bool:
+    """Whether the slices run from base to apex, found from the cavities, which are larger at the base.
+
+    Both phases decide together, so that they cannot contradict each other.
+    """
+    tendency = 0.0
+    for mask in masks.values():
+        pixels = slice_pixels(mask)
+        cavities = (pixels["LV"] + pixels["RV"]).astype(float)
+        heart = np.flatnonzero(cavities)
+        tendency += np.sum((heart - heart.mean()) * cavities[heart]) / cavities.sum()
+    return bool(tendency < 0)
+
+
+def basal_slices(masks: Mapping[str, np.ndarray], min_pixels: int = 10) -> dict[str, int]:
+    """Index of each phase's basal slice: the most basal one that shows LV, RV and myocardium.
+
+    Args:
+        masks: phase to label mask (X, Y, Z).
+        min_pixels: pixels that make a structure count as shown.
+
+    Raises:
+        SubjectError: when no slice of a phase shows all three.
+    """
+    first = base_is_first(masks)
+    found = {}
+    for phase, mask in masks.items():
+        complete = np.flatnonzero(np.all([count >= min_pixels for count in slice_pixels(mask).values()], axis=0))
+        if complete.size == 0:
+            raise SubjectError(f"{phase}: no slice shows LV, RV and myocardium with {min_pixels} pixels each")
+        found[phase] = int(complete[0] if first else complete[-1])
+    return found

@@ -1,0 +1,116 @@
+"""The datalist: which subjects belong to which section, with paths relative to dataset_dir."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from scripts.cohort.attributes import AREAS, DERIVED, VOLUMES
+from scripts.cohort.layout import PHASES
+from scripts.cohort.split import SECTIONS
+from scripts.storage import write_json
+
+FILE_KEYS = tuple(f"{kind}_{phase}" for phase in PHASES for kind in ("image", "mask"))
+PHASE_KEYS = tuple(f"{kind}_{phase}" for phase in PHASES for kind in ("frame", "basal_slice"))
+
+
+def datalist_item(row: Mapping[str, Any], dataset_dir: str | os.PathLike) -> dict[str, Any]:
+    """One subject of the datalist, from its row of the examination."""
+    item: dict[str, Any] = {"subject": row["subject"]}
+    item |= {key: os.path.relpath(row[key], dataset_dir) for key in FILE_KEYS}
+    return item | {key: row[key] for key in (*PHASE_KEYS, *VOLUMES, *DERIVED, *AREAS)}
+
+
+def write_datalist(
+    path: str | os.PathLike,
+    rows: Sequence[Mapping[str, Any]],
+    sections: Mapping[str, str],
+    dataset_dir: str | os.PathLike,
+) -> None:
+    """Write the decathlon-style datalist of the included subjects.
+
+    Args:
+        path: target file.
+        rows: rows of the examination, included subjects only.
+        sections: subject to section.
+        dataset_dir: folder that the paths are relative to.
+    """
+    content: dict[str, Any] = {
+        "name": "short-axis cardiac MRI cohort",
+        "modality": {"0": "MRI"},
+        "labels": {"0": "background", "1": "LV cavity", "2": "myocardium", "3": "RV cavity"},
+        "attributes": {**dict.fromkeys(VOLUMES, "mL"), **dict.fromkeys(AREAS, "cm2")},
+    }
+    for section in SECTIONS:
+        members = [row for row in rows if sections[row["subject"]] == section]
+        content[f"num{section.capitalize()}"] = len(members)
+        content[section] = [datalist_item(row, dataset_dir) for row in members]
+    write_json(path, content)
+
+
+def load_items(
+    datalist: str | os.PathLike,
+    dataset_dir: str | os.PathLike,
+    section: str | None = None,
+    attributes: Sequence[str] = (),
+) -> list[dict[str, Any]]:
+    """Read subjects of a datalist, their paths joined with ``dataset_dir``.
+
+    Args:
+        datalist: a file written by ``run prepare``.
+        dataset_dir: the folder that its paths are relative to.
+        section: ``training``, ``validation`` or ``test``; None for all of them.
+        attributes: names that every subject must have a value for (null counts: it is a missing value).
+
+    Raises:
+        FileNotFoundError: when the datalist or a file that it names is missing.
+        ValueError: when the section is empty, or the cohort lacks an attribute.
+    """
+    content = read_datalist(datalist)
+    items = [item for name in ([section] if section else SECTIONS) for item in content.get(name, [])]
+    if not items:
+        raise ValueError(f"datalist '{datalist}' has no subject in {section or SECTIONS}; see 'split' of run prepare.")
+    check_attributes(items, attributes, datalist)
+    located = [item | {key: str(Path(dataset_dir) / item[key]) for key in FILE_KEYS} for item in items]
+    check_files(located, datalist, dataset_dir)
+    return located
+
+
+def read_datalist(path: str | os.PathLike) -> dict[str, Any]:
+    """Read the file, with a clear error when it is missing or no datalist."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"datalist '{path}' does not exist; 'run prepare' with cohort.json writes it.")
+    try:
+        content = json.loads(Path(path).read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"datalist '{path}' is not valid JSON ({error}); write it again with 'run prepare'."
+        ) from error
+    if not isinstance(content, dict):
+        raise ValueError(f"datalist '{path}' needs sections {', '.join(SECTIONS)}; write it again with 'run prepare'.")
+    return content
+
+
+def check_attributes(items: Sequence[Mapping[str, Any]], attributes: Sequence[str], datalist: Any) -> None:
+    """Raise for the first attribute that a subject does not have."""
+    for item in items:
+        lacking = [name for name in attributes if name not in item]
+        if lacking:
+            known = ", ".join(name for name in (*VOLUMES, *DERIVED, *AREAS) if name in item)
+            raise ValueError(
+                f"subject {item['subject']} of datalist '{datalist}' lacks the attributes {', '.join(lacking)}; "
+                f"it has {known or 'none'}. Choose among these with --attributes, or run prepare again."
+            )
+
+
+def check_files(items: Sequence[Mapping[str, Any]], datalist: Any, dataset_dir: Any) -> None:
+    """Raise for files that have vanished, naming the first."""
+    gone = [item[key] for item in items for key in FILE_KEYS if not os.path.exists(item[key])]
+    if gone:
+        raise FileNotFoundError(
+            f"{len(gone)} files of datalist '{datalist}' are missing under dataset_dir '{dataset_dir}', the first: "
+            f"{gone[0]}. Check dataset_dir, or run prepare again."
+        )

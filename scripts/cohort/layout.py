@@ -1,0 +1,217 @@
+"""The UKBB format (Bai et al., ukbb_cardiac): where a subject's scans and masks lie, and how they are read and written.
+
+A subject is a folder that holds either one file per phase (``sa_ED.nii.gz``, ``sa_ES.nii.gz`` and the masks
+``label_sa_*`` or ``seg_sa_*``) or a cine (``sa.nii.gz`` with ``seg_sa.nii.gz`` or ``label_sa.nii.gz``).
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+
+from scripts.storage import atomic_path
+
+PHASES = ("ED", "ES")
+LABELS = {"LV": 1, "Myo": 2, "RV": 3}
+MASK_PREFIXES = ("label", "seg")  # manual masks are preferred over automatic ones
+EXPECTED_LAYOUT = (
+    "expected one folder per subject with sa_ED.nii.gz, sa_ES.nii.gz and their masks label_sa_*.nii.gz or "
+    "seg_sa_*.nii.gz, or the cine sa.nii.gz with seg_sa.nii.gz"
+)
+
+
+class SubjectError(ValueError):
+    """A subject that cannot be used; the message is the reason, in words."""
+
+
+@dataclass(frozen=True)
+class PhaseFiles:
+    """Where one phase of a subject lies.
+
+    Args:
+        image: path of the scan, 3D (one phase) or 4D (cine).
+        mask: path of the segmentation of the same shape.
+        frame: frame of the cine, or None for a 3D file.
+    """
+
+    image: Path
+    mask: Path
+    frame: int | None = None
+
+
+def find_subjects(dataset_dir: str | os.PathLike) -> list[Path]:
+    """List the subject folders of a UKBB-format tree, sorted by name.
+
+    Args:
+        dataset_dir: the folder that holds one folder per subject.
+
+    Raises:
+        FileNotFoundError: when the folder is missing or holds no subject; the message says what was found instead.
+    """
+    root = Path(dataset_dir)
+    if not root.is_dir():
+        raise FileNotFoundError(f"dataset_dir '{root}' is not a folder; {EXPECTED_LAYOUT}.")
+    folders = sorted(path for path in root.iterdir() if path.is_dir() and any(path.glob("*sa*.nii.gz")))
+    if not folders:
+        entries = sorted(path.name for path in root.iterdir())
+        found = ", ".join(entries[:5]) + (f" and {len(entries) - 5} more" if len(entries) > 5 else "")
+        raise FileNotFoundError(
+            f"dataset_dir '{root}' holds no subject; {EXPECTED_LAYOUT}. Found: {found or 'nothing'}."
+        )
+    return folders
+
+
+def phase_files(folder: Path) -> dict[str, PhaseFiles]:
+    """Locate the scan and the mask of both phases of one subject.
+
+    In a cine, ED is frame 0 and ES the frame of smallest LV cavity volume.
+
+    Args:
+        folder: a subject's folder.
+
+    Returns:
+        phase (``ED``, ``ES``) to its files.
+
+    Raises:
+        SubjectError: when a scan or a mask is missing.
+    """
+    if (folder / "sa_ED.nii.gz").exists() or (folder / "sa_ES.nii.gz").exists():
+        return {phase: _located(folder, f"sa_{phase}.nii.gz") for phase in PHASES}
+    cine = _located(folder, "sa.nii.gz")
+    mask = read_mask(cine.mask)
+    if mask.ndim != 4 or mask.shape[-1] < 2:
+        raise SubjectError(f"{cine.mask.name} has shape {mask.shape}; a cine mask needs 4 axes and at least 2 frames")
+    lv_voxels = np.count_nonzero(mask == LABELS["LV"], axis=(0, 1, 2))
+    segmented = np.flatnonzero(lv_voxels)  # frames that nobody segmented are not of zero volume
+    if len(segmented) < 2 or segmented[0] != 0:
+        raise SubjectError(f"{cine.mask.name} needs an LV cavity in frame 0 (ED) and in a later frame (ES)")
+    frames = {"ED": 0, "ES": int(segmented[np.argmin(lv_voxels[segmented])])}
+    return {phase: PhaseFiles(cine.image, cine.mask, frame) for phase, frame in frames.items()}
+
+
+def _located(folder: Path, name: str) -> PhaseFiles:
+    if not (folder / name).exists():
+        raise SubjectError(f"{name} is missing")
+    for prefix in MASK_PREFIXES:
+        if (folder / f"{prefix}_{name}").exists():
+            return PhaseFiles(folder / name, folder / f"{prefix}_{name}")
+    raise SubjectError(f"no mask for {name}: expected " + " or ".join(f"{prefix}_{name}" for prefix in MASK_PREFIXES))
+
+
+def read_image(path: str | os.PathLike, frame: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Read one 3D volume and its affine, whose scale follows the header's zooms.
+
+    Args:
+        path: a 3D or 4D NIfTI file.
+        frame: frame of a 4D file to read; None for a 3D file.
+
+    Returns:
+        the voxels (X, Y, Z) as float32, and the 4x4 affine in mm.
+
+    Raises:
+        SubjectError: for an unreadable file, a wrong number of axes, a voxel size that is not positive, or
+            voxels that are not finite.
+    """
+    image = _open(path)
+    voxels = _voxels(image, path, frame)
+    if not np.isfinite(voxels).all():
+        raise SubjectError(f"{Path(path).name} has voxels that are not finite (NaN or infinite)")
+    return voxels, spacing_affine(image, path)
+
+
+def read_mask(path: str | os.PathLike, frame: int | None = None) -> np.ndarray:
+    """Read a label mask as uint8: (X, Y, Z), or (X, Y, Z, T) of a cine when no frame is named.
+
+    Raises:
+        SubjectError: for an unreadable file, or labels other than 0 (background), 1 (LV), 2 (Myo), 3 (RV).
+    """
+    mask = _voxels(_open(path), path, frame, axes=(3, 4) if frame is None else (3,))
+    unknown = sorted(set(np.unique(mask).tolist()) - {0.0, *map(float, LABELS.values())})
+    if unknown:
+        listed = ", ".join(f"{label:g}" for label in unknown[:5])
+        raise SubjectError(f"{Path(path).name} has unknown labels {listed}; expected 0, 1 (LV), 2 (Myo), 3 (RV)")
+    return mask.astype(np.uint8)
+
+
+def _open(path: str | os.PathLike) -> nib.Nifti1Image:
+    try:
+        return nib.load(path)
+    except Exception as error:  # nibabel raises many kinds for a broken header
+        raise SubjectError(f"{Path(path).name} cannot be opened ({error})") from error
+
+
+def _voxels(image: nib.Nifti1Image, path: str | os.PathLike, frame: int | None, axes: tuple = (3,)) -> np.ndarray:
+    name = Path(path).name
+    try:
+        voxels = image.dataobj if frame is None else image.dataobj[..., frame]
+        voxels = np.asarray(voxels, dtype=np.float32)
+    except Exception as error:  # truncated gzip, short file, frame out of range
+        raise SubjectError(f"{name} cannot be read to its end ({error})") from error
+    if voxels.ndim not in axes:
+        raise SubjectError(f"{name} has shape {voxels.shape}; expected {' or '.join(map(str, axes))} axes")
+    return voxels
+
+
+def spacing_affine(image: nib.Nifti1Image, path: str | os.PathLike = "") -> np.ndarray:
+    """The image's affine with its scale rebuilt from the header's zooms (mm), which are right more often.
+
+    Warns when the two disagreed by more than 1 %.
+
+    Raises:
+        SubjectError: for a zoom that is not positive and finite.
+    """
+    zooms = np.asarray(image.header.get_zooms()[:3], dtype=float)
+    if zooms.size < 3 or not (np.isfinite(zooms) & (zooms > 0)).all():
+        raise SubjectError(f"{Path(path).name} has voxel size {zooms.tolist()} mm; expected three positive numbers")
+    affine = np.asarray(image.affine, dtype=float)
+    scale = np.linalg.norm(affine[:3, :3], axis=0)
+    if not np.isfinite(affine).all() or (scale == 0).any():
+        raise SubjectError(f"{Path(path).name} has an affine that is not invertible")
+    if np.abs(scale / zooms - 1).max() <= 0.01:
+        return affine
+    warnings.warn(
+        f"{Path(path).parent.name}/{Path(path).name}: the affine's voxel size {scale.round(3).tolist()} disagrees with "
+        f"the header's {zooms.round(3).tolist()} mm; the header's is used.",
+        stacklevel=2,
+    )
+    mended = affine.copy()
+    mended[:3, :3] = affine[:3, :3] / scale * zooms
+    return mended
+
+
+def write_volume(path: str | os.PathLike, voxels: np.ndarray, affine: np.ndarray, frame_time: float = 0.0) -> None:
+    """Write a 3D volume or a 4D cine as NIfTI, in the voxels' own dtype and in mm.
+
+    Args:
+        path: target; its folder must exist.
+        voxels: (X, Y, Z) or (X, Y, Z, T).
+        affine: 4x4, in mm; the header's zooms are taken from it.
+        frame_time: time between two frames in seconds, for a cine.
+    """
+    image = nib.Nifti1Image(voxels, affine)
+    image.header.set_xyzt_units("mm", "sec")
+    if voxels.ndim == 4:
+        image.header.set_zooms((*image.header.get_zooms()[:3], frame_time))
+    with atomic_path(path) as part:
+        nib.save(image, part)
+
+
+def write_like(path: str | os.PathLike, voxels: np.ndarray, scan: str | os.PathLike) -> None:
+    """Write a float32 volume with the header of the scan that it belongs to, so that any viewer overlays the two.
+
+    Args:
+        path: target; its folder must exist.
+        voxels: (X, Y, Z), in the scan's own grid.
+        scan: the NIfTI file, 3D or 4D, whose affine, codes and units are taken over as they are.
+    """
+    reference = nib.load(scan)
+    image = nib.Nifti1Image(voxels.astype(np.float32), reference.affine, reference.header)
+    image.header.set_data_dtype(np.float32)
+    image.header.set_zooms(reference.header.get_zooms()[:3])
+    with atomic_path(path) as part:
+        nib.save(image, part)

@@ -1,0 +1,158 @@
+"""``run prepare``: from a UKBB-format tree to cohort.csv and datalist.json."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from scripts.cohort.attributes import AREAS, DERIVED, VOLUMES
+from scripts.cohort.datalist import write_datalist
+from scripts.cohort.examine import examine_all
+from scripts.cohort.layout import PHASES, find_subjects
+from scripts.cohort.quality import QualityRules
+from scripts.cohort.split import split_by_column, split_subjects
+from scripts.storage import output_folder, read_csv, write_csv
+
+COLUMNS = (
+    *("subject", "status", "reason"),
+    *(f"{kind}_{phase}" for kind in ("slices", "basal_slice") for phase in PHASES),
+    *("spacing_x", "spacing_y", "spacing_z"),
+    *VOLUMES,
+    *DERIVED,
+    *AREAS,
+)
+
+
+def prepare(
+    dataset_dir: str | os.PathLike,
+    output_dir: str | os.PathLike,
+    user_table: str | os.PathLike | None = None,
+    split: Sequence[float] = (0.7, 0.15, 0.15),
+    split_column: str | None = None,
+    seed: int = 0,
+    rules: Mapping[str, int] | None = None,
+    workers: int | None = None,
+) -> None:
+    """Examine every subject and write ``cohort.csv`` (all of them) and ``datalist.json`` (those that can be used).
+
+    Args:
+        dataset_dir: UKBB-format tree.
+        output_dir: target folder.
+        user_table: CSV with a ``subject`` column, whose other columns are joined; None takes ``dataset_dir/info.csv``
+            where it exists.
+        split: shares of training, validation and test.
+        split_column: column of the user table that holds the section instead.
+        seed: of the split.
+        rules: thresholds of the quality control, see ``QualityRules``.
+        workers: processes; None takes one per core.
+
+    Raises:
+        FileNotFoundError: when there is no subject, or no such user table.
+        ValueError: when no subject can be used, or the user table does not fit.
+    """
+    folders = find_subjects(dataset_dir)
+    target = output_folder(output_dir)
+    table = read_user_table(dataset_dir, user_table)
+    rows = examine_changed(folders, QualityRules(**(rules or {})), target / "examined.jsonl", workers or os.cpu_count())
+    rows = [dict(row) | table.get(row["subject"], {}) for row in rows]
+    extra = list(dict.fromkeys(column for columns in table.values() for column in columns))
+    write_csv(target / "cohort.csv", [only(row, (*COLUMNS, *extra)) for row in rows], (*COLUMNS, *extra))
+    included = [row for row in rows if row["status"] == "included"]
+    if included:
+        names = [row["subject"] for row in included]
+        sections = split_by_column(included, split_column) if split_column else split_subjects(names, split, seed)
+        write_datalist(target / "datalist.json", included, sections, dataset_dir)
+    print_summary(rows, target)
+    if not included:
+        raise ValueError(
+            f"none of the {len(rows)} subjects in '{dataset_dir}' can be used; see {target / 'cohort.csv'}."
+        )
+
+
+def only(row: Mapping[str, Any], columns: Sequence[str]) -> dict[str, Any]:
+    """The row's values of the given columns; six significant digits are below the precision of any scan."""
+    values = {column: row[column] for column in columns if column in row}
+    return {column: f"{value:.6g}" if isinstance(value, float) else value for column, value in values.items()}
+
+
+def read_user_table(dataset_dir: str | os.PathLike, path: str | os.PathLike | None) -> dict[str, dict[str, str]]:
+    """Read the user's columns by subject; a column that prepare itself writes gets the prefix ``user_``.
+
+    Raises:
+        FileNotFoundError: when a named table does not exist.
+        ValueError: when it lacks ``subject`` or names one twice.
+    """
+    if path is None:
+        path = Path(dataset_dir) / "info.csv"
+        if not path.exists():
+            return {}
+    elif not Path(path).is_file():
+        raise FileNotFoundError(f"user_table '{path}' does not exist.")
+    rows = read_csv(path)
+    if rows and "subject" not in rows[0]:
+        raise ValueError(f"user_table '{path}' needs a column 'subject'; it has {', '.join(rows[0])}.")
+    twice = [name for name, count in Counter(row["subject"] for row in rows).items() if count > 1]
+    if twice:
+        raise ValueError(f"user_table '{path}' names subject {twice[0]} more than once.")
+    renamed = {column: f"user_{column}" if column in COLUMNS else column for column in (rows[0] if rows else ())}
+    return {row.pop("subject"): {renamed[column]: value for column, value in row.items()} for row in map(dict, rows)}
+
+
+def examine_changed(folders: list[Path], rules: QualityRules, journal: Path, workers: int) -> list[dict[str, Any]]:
+    """Examine the subjects whose files changed since the last run; the others come from the journal.
+
+    The journal gets a line as soon as a subject is done, so that an interrupted run goes on where it stopped.
+    """
+    keys = {folder: fingerprint(folder, rules) for folder in folders}
+    known = read_journal(journal)
+    changed = [folder for folder in folders if keys[folder] not in known]
+    with open(journal, "a") as file:
+        for folder, row in zip(changed, examine_all(changed, rules, workers), strict=True):
+            known[keys[folder]] = row
+            # The newline comes first, so that a line torn by a kill cannot spoil the one after it.
+            file.write("\n" + json.dumps({"key": keys[folder], "row": row}))
+            file.flush()
+            for message in row["warnings"]:
+                print(f"  warning: {message}")
+    return [known[keys[folder]] for folder in folders]
+
+
+def fingerprint(folder: Path, rules: QualityRules) -> str:
+    """What a subject's row depends on: its files' names, sizes and times, and the rules."""
+    stats = ((path.name, path.stat()) for path in sorted(folder.glob("*sa*.nii.gz")))
+    files = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
+    return json.dumps([str(folder.resolve()), files, asdict(rules)])
+
+
+def read_journal(path: Path) -> dict[str, dict[str, Any]]:
+    """Read the journal; a line torn by a kill is dropped."""
+    known = {}
+    if path.exists():
+        for line in path.read_text().splitlines():
+            try:
+                entry = json.loads(line)
+                known[entry["key"]] = entry["row"]
+            except (json.JSONDecodeError, KeyError, TypeError):
+                continue
+    return known
+
+
+def print_summary(rows: Sequence[Mapping[str, Any]], target: Path) -> None:
+    """Print how many subjects were found, included and excluded, why, and the attributes' mean and SD."""
+    included = [row for row in rows if row["status"] == "included"]
+    print(f"Found {len(rows)} subjects: {len(included)} included, {len(rows) - len(included)} excluded.")
+    reasons = Counter(row["reason"] for row in rows if row["status"] == "excluded")
+    for reason, count in reasons.most_common():
+        print(f"  excluded {count}: {reason}")
+    for name, unit in (*((name, "mL") for name in VOLUMES), ("LVEF", "%"), ("RVEF", "%"), ("LVM", "g")):
+        values = np.array([row[name] for row in included])
+        if values.size > 1:
+            print(f"  {name:>7} {values.mean():6.1f} ± {values.std(ddof=1):.1f} {unit}")
+    print(f"Written: {target / 'cohort.csv'}" + (f", {target / 'datalist.json'}" if included else ""))

@@ -1,0 +1,50 @@
+"""Which subjects train the model, which select it, and which judge it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+SECTIONS = ("training", "validation", "test")
+
+
+def split_subjects(subjects: Sequence[str], fractions: Sequence[float], seed: int) -> dict[str, str]:
+    """Assign every subject to a section, at random but reproducibly.
+
+    Args:
+        subjects: subject names, in any order.
+        fractions: shares of training, validation and test; they add up to 1.
+        seed: the same seed and subjects give the same split.
+
+    Returns:
+        subject to section.
+
+    Raises:
+        ValueError: for fractions that are negative or do not add up to 1.
+    """
+    if len(fractions) != len(SECTIONS) or min(fractions) < 0 or not np.isclose(sum(fractions), 1):
+        raise ValueError(f"split {list(fractions)} needs three shares (training, validation, test) that add up to 1")
+    order = np.random.default_rng(seed).permutation(sorted(subjects))
+    ends = np.round(np.cumsum(fractions) * len(order)).astype(int)
+    parts = np.split(order, ends[:-1])
+    return {str(subject): section for section, part in zip(SECTIONS, parts, strict=True) for subject in part}
+
+
+def split_by_column(rows: Sequence[Mapping[str, str]], column: str) -> dict[str, str]:
+    """Read every subject's section from a column of the user table.
+
+    Args:
+        rows: cohort rows with ``subject`` and the column.
+        column: its values are ``training``, ``validation`` or ``test``.
+
+    Raises:
+        ValueError: naming the first subject whose value is none of these.
+    """
+    for row in rows:
+        if row.get(column) not in SECTIONS:
+            raise ValueError(
+                f"split_column '{column}' is {row.get(column)!r} for subject {row['subject']}; "
+                f"expected one of {', '.join(SECTIONS)}"
+            )
+    return {row["subject"]: row[column] for row in rows}

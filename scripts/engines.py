@@ -1,0 +1,146 @@
+"""Engines: the introspective update of encoder and decoder, and the evaluation of codes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from monai.engines import SupervisedEvaluator, SupervisedTrainer
+from monai.engines.utils import IterationEvents
+from monai.utils.enums import CommonKeys as Keys
+from torch.optim import Optimizer
+
+from scripts.losses import Elbo, IntrospectiveLoss, kl_divergence
+from scripts.networks import VariationalAutoencoder, sample
+
+ATTRIBUTES = "attributes"
+CODES = "codes"
+TERMS = "terms"
+
+
+def prepare_batch(
+    batchdata: Mapping[str, Any], device: str | torch.device | None = None, non_blocking: bool = False, **kwargs: Any
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Move image (B, C, H, W) and, where there are some, attributes (B, A) to the device."""
+    image = batchdata[Keys.IMAGE].to(device=device, non_blocking=non_blocking, **kwargs)
+    attributes = batchdata.get(ATTRIBUTES)
+    return image, attributes if attributes is None else attributes.to(device=device, non_blocking=non_blocking)
+
+
+class IntrospectiveTrainer(SupervisedTrainer):
+    """Train encoder and decoder against each other (Soft-IntroVAE), with regularized attributes (AR-SIVAE).
+
+    Each iteration first updates the encoder by Eq. 6 with the decoder as it is, then the decoder by Eq. 7 with the
+    updated encoder. ``engine.state.output`` holds the two losses and every term of the equations, detached.
+
+    Args:
+        optimizer: of the encoder.
+        decoder_optimizer: of the decoder.
+        loss_function: an ``IntrospectiveLoss``.
+        kwargs: of ``SupervisedTrainer``; ``network`` is a ``VariationalAutoencoder``.
+
+    Raises:
+        ValueError: for ``amp``, which this engine does not support yet.
+    """
+
+    network: VariationalAutoencoder
+    loss_function: IntrospectiveLoss
+
+    def __init__(self, *, decoder_optimizer: Optimizer, loss_function: IntrospectiveLoss, **kwargs: Any) -> None:
+        if kwargs.get("amp"):
+            raise ValueError("amp is not supported by IntrospectiveTrainer; set train#trainer#amp to false.")
+        kwargs.setdefault("prepare_batch", prepare_batch)
+        super().__init__(loss_function=loss_function, **kwargs)
+        self.decoder_optimizer = decoder_optimizer
+        loss_function.to(self.state.device)
+
+    def _iteration(self, engine: IntrospectiveTrainer, batchdata: dict[str, torch.Tensor]) -> dict:
+        image, attributes = engine.prepare_batch(
+            batchdata, engine.state.device, engine.non_blocking, **engine.to_kwargs
+        )
+        network, loss = engine.network, engine.loss_function
+        network.train()
+        scale = 1 / image[0].numel()
+
+        mean, log_variance = network.encode(image)
+        codes = sample(mean, log_variance)
+        reconstruction, generated = network.decode(codes), network.decode(torch.randn_like(codes))
+        real = Elbo(loss.reconstruction(reconstruction, image), kl_divergence(mean, log_variance))
+
+        fakes = [engine._judge(fake.detach(), with_error=True) for fake in (reconstruction, generated)]
+        attribute = loss.attribute(codes, attributes)
+        encoder_loss = attribute + loss.encoder(real, fakes, scale)
+        # The graph of the reconstruction serves the decoder too: its weights do not change in this update.
+        engine._update(engine.optimizer, encoder_loss, network.encoder, retain_graph=True)
+
+        judged = [engine._judge(fake, with_error=bool(loss.eta)) for fake in (reconstruction, generated)]
+        decoder_loss = loss.decoder(real, judged, scale)
+        engine._update(engine.decoder_optimizer, decoder_loss, network.decoder)
+        engine.fire_event(IterationEvents.MODEL_COMPLETED)
+
+        terms = {
+            "encoder_loss": encoder_loss,
+            "decoder_loss": decoder_loss,
+            "attribute_loss": attribute / loss.gamma if loss.gamma else attribute,
+            "reconstruction_loss": scale * real.error.mean(),
+            "kl_real": real.kl.mean(),
+            "kl_reconstructed": fakes[0].kl.mean(),
+            "kl_generated": fakes[1].kl.mean(),
+            "log_exp_elbo_reconstructed": loss.log_exp_elbo(fakes[0], scale).mean(),
+            "log_exp_elbo_generated": loss.log_exp_elbo(fakes[1], scale).mean(),
+        }
+        terms = {name: term.detach() for name, term in terms.items()}
+        return {Keys.IMAGE: image, Keys.PRED: reconstruction.detach(), Keys.LOSS: terms["encoder_loss"], TERMS: terms}
+
+    def _judge(self, fake: torch.Tensor, with_error: bool) -> Elbo:
+        """What the encoder makes of a generated image: its divergence, and the error of its reconstruction.
+
+        The error treats the image and its code as given where the image carries a gradient (Eq. 7).
+        """
+        mean, log_variance = self.network.encode(fake)
+        kl = kl_divergence(mean, log_variance)
+        if not with_error:
+            return Elbo(torch.zeros_like(kl), kl)
+        codes = sample(mean, log_variance)
+        if fake.requires_grad:
+            fake, codes = fake.detach(), codes.detach()
+        return Elbo(self.loss_function.reconstruction(self.network.decode(codes), fake), kl)
+
+    @staticmethod
+    def _update(optimizer: Optimizer, loss: torch.Tensor, part: torch.nn.Module, retain_graph: bool = False) -> None:
+        """One step of ``part`` alone: no gradient is computed for the other part's weights."""
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward(inputs=list(part.parameters()), retain_graph=retain_graph)
+        optimizer.step()
+
+
+class CodeEvaluator(SupervisedEvaluator):
+    """Encode images to their mean codes and reconstruct them from these.
+
+    ``engine.state.output`` holds the ``image``, the ``pred`` (reconstruction), the ``codes`` (B, D) and, where the
+    batch has them, the ``attributes`` (B, A).
+
+    Args:
+        kwargs: of ``SupervisedEvaluator``; ``network`` is a ``VariationalAutoencoder``.
+    """
+
+    network: VariationalAutoencoder
+
+    def __init__(self, **kwargs: Any) -> None:
+        kwargs.setdefault("prepare_batch", prepare_batch)
+        super().__init__(**kwargs)
+
+    def _iteration(self, engine: CodeEvaluator, batchdata: dict[str, torch.Tensor]) -> dict:
+        image, attributes = engine.prepare_batch(
+            batchdata, engine.state.device, engine.non_blocking, **engine.to_kwargs
+        )
+        with engine.mode(engine.network):
+            codes = engine.network.encode(image)[0]
+            reconstruction = engine.network.decode(codes)
+        engine.state.output = {Keys.IMAGE: image, Keys.PRED: reconstruction, CODES: codes}
+        if attributes is not None:
+            engine.state.output[ATTRIBUTES] = attributes
+        engine.fire_event(IterationEvents.FORWARD_COMPLETED)
+        engine.fire_event(IterationEvents.MODEL_COMPLETED)
+        return engine.state.output

@@ -1,0 +1,256 @@
+"""Ignite handlers: reproducible epochs, warnings, progress, pictures, and the files of inference."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ignite.engine import Engine, Events
+from ignite.handlers import ProgressBar
+from matplotlib.figure import Figure
+from monai.data.utils import set_rnd
+from monai.utils import set_determinism
+from monai.utils.enums import CommonKeys as Keys
+from torch.utils.tensorboard import SummaryWriter
+
+from scripts.cohort.layout import write_like
+from scripts.engines import ATTRIBUTES, CODES, TERMS
+from scripts.figures import reconstruction_figure, traversal_figure
+from scripts.networks import VariationalAutoencoder
+from scripts.storage import atomic_path, output_folder, write_csv
+
+# exp(-16) is the relative resolution of float32: below it, the adversarial term no longer changes the encoder's loss.
+VANISHED = -16.0
+
+
+class EpochSeed:
+    """Seed every random generator at the start of each epoch from the seed and the epoch's number.
+
+    An epoch then does not depend on the ones before it but through the weights, so that a resumed training draws what
+    an uninterrupted one would have drawn.
+
+    Args:
+        seed: of the run.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def attach(self, engine: Engine) -> None:
+        """Register with the trainer."""
+        engine.add_event_handler(Events.EPOCH_STARTED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        seed = int(np.random.SeedSequence([self.seed, engine.state.epoch]).generate_state(1)[0])
+        set_determinism(seed)
+        set_rnd(engine.data_loader.dataset, seed)  # random transforms have generators of their own
+
+
+class LossGuard:
+    """Stop at the first loss that is not finite, and warn when the adversarial gradient has vanished."""
+
+    def attach(self, engine: Engine) -> None:
+        """Register with the trainer."""
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.check_finite)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.check_adversarial)
+
+    def check_finite(self, engine: Engine) -> None:
+        """Raise FloatingPointError naming the terms that are not finite."""
+        broken = [name for name, term in engine.state.output[TERMS].items() if not math.isfinite(float(term))]
+        if broken:
+            raise FloatingPointError(
+                f"{', '.join(broken)} not finite in epoch {engine.state.epoch}, iteration {engine.state.iteration}. "
+                "Lower --learning_rate, or look for extreme values in the attributes; training can resume from last.pt."
+            )
+
+    def check_adversarial(self, engine: Engine) -> None:
+        """Warn when exp(log_exp_elbo) of both kinds of generated images is below float32's resolution."""
+        values = [float(engine.state.output[TERMS][f"log_exp_elbo_{kind}"]) for kind in ("reconstructed", "generated")]
+        if max(values) < VANISHED:
+            warnings.warn(
+                f"the adversarial gradient has vanished in epoch {engine.state.epoch} (log_exp_elbo "
+                f"{max(values):.1f}): the encoder no longer learns from generated images. Lower --beta_neg or the reconstruction weights.",
+                stacklevel=2,
+            )
+
+
+class TrainingProgress(ProgressBar):
+    """A bar over the whole training with its losses and the time left, and no flood of lines in a log file."""
+
+    def __init__(self, names: Sequence[str] = ("encoder_loss", "decoder_loss", "attribute_loss")) -> None:
+        super().__init__(persist=True, desc="training", mininterval=0.5 if sys.stderr.isatty() else 30, unit="it")
+        self.names = tuple(names)
+
+    def attach(self, engine: Engine) -> None:  # type: ignore[override]
+        """Register with the trainer."""
+        super().attach(
+            engine,
+            output_transform=lambda output: {name: float(output[TERMS][name]) for name in self.names},
+            event_name=Events.ITERATION_COMPLETED,
+            closing_event_name=Events.COMPLETED,
+        )
+
+
+class InferenceProgress(ProgressBar):
+    """A bar over the batches of an inference."""
+
+    def __init__(self) -> None:
+        super().__init__(persist=True, desc="inference", mininterval=0.5 if sys.stderr.isatty() else 30, unit="batch")
+
+
+class CodeCollector:
+    """Gather the codes of an evaluation, and attributes where there are some, in the engine's state."""
+
+    def attach(self, engine: Engine) -> None:
+        """Register with the evaluator."""
+        engine.add_event_handler(Events.STARTED, self.start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.collect)
+
+    def start(self, engine: Engine) -> None:
+        """Forget the evaluation before."""
+        engine.state.codes, engine.state.attributes = [], []
+
+    def collect(self, engine: Engine) -> None:
+        """Add one batch."""
+        engine.state.codes.append(engine.state.output[CODES].cpu())
+        if ATTRIBUTES in engine.state.output:
+            engine.state.attributes.append(engine.state.output[ATTRIBUTES].cpu())
+
+
+class Pictures:
+    """Draw reconstructions of the first subjects and a walk along each regularized dimension.
+
+    They go to ``output_dir/pictures`` and to TensorBoard. Attach it to the evaluator, behind a ``CodeCollector``.
+
+    Args:
+        output_dir: folder of the run.
+        network: decodes the walks.
+        attributes: names of the regularized attributes.
+        channels: names of the image's channels.
+        interval: epochs between two drawings; the last one of a training is always drawn by ``final_epoch``.
+        final_epoch: number of the last epoch.
+        subjects: how many subjects to show.
+    """
+
+    def __init__(
+        self,
+        output_dir: str | os.PathLike,
+        network: VariationalAutoencoder,
+        attributes: Sequence[str],
+        channels: Sequence[str],
+        interval: int,
+        final_epoch: int,
+        subjects: int = 4,
+    ) -> None:
+        self.folder = output_folder(Path(output_dir) / "pictures")
+        self.writer = SummaryWriter(str(Path(output_dir) / "tensorboard"))
+        self.network, self.attributes, self.channels = network, tuple(attributes), tuple(channels)
+        self.interval, self.final_epoch, self.subjects = interval, final_epoch, subjects
+
+    def attach(self, engine: Engine) -> None:
+        """Register with the evaluator."""
+        engine.add_event_handler(Events.ITERATION_COMPLETED(once=1), self.draw_reconstructions)
+        engine.add_event_handler(Events.COMPLETED, self.draw_traversals)
+
+    def due(self, epoch: int) -> bool:
+        """Whether pictures are wanted after this epoch."""
+        return epoch % self.interval == 0 or epoch >= self.final_epoch
+
+    def draw_reconstructions(self, engine: Engine) -> None:
+        """Draw the first subjects of the first batch."""
+        if self.due(engine.state.epoch):
+            output = {key: engine.state.output[key][: self.subjects] for key in (Keys.IMAGE, Keys.PRED)}
+            self.publish("reconstructions", reconstruction_figure(*output.values(), self.channels), engine.state.epoch)
+
+    def draw_traversals(self, engine: Engine) -> None:
+        """Draw the walks through the mean code of all subjects."""
+        if self.due(engine.state.epoch) and self.attributes:
+            device = next(self.network.parameters()).device
+            codes = torch.cat(engine.state.codes).to(device)
+            self.network.eval()
+            self.publish(
+                "traversals", traversal_figure(self.network, codes, self.attributes, self.channels), engine.state.epoch
+            )
+
+    def publish(self, name: str, figure: Figure, epoch: int) -> None:
+        """Write a figure as PNG and to TensorBoard."""
+        with atomic_path(self.folder / f"{name}.png") as part:
+            figure.savefig(part)
+        self.writer.add_figure(name, figure, epoch)
+        self.writer.flush()
+
+
+class CodesWriter:
+    """Write ``codes.csv``: one row per subject with the mean of every dimension.
+
+    A column is named by its dimension and, where that is regularized, its attribute: ``z0_LVEDV``, ..., ``z6``.
+
+    Args:
+        output_dir: folder of the file.
+        attributes: names of the regularized attributes; dimension k belongs to attribute k.
+    """
+
+    def __init__(self, output_dir: str | os.PathLike, attributes: Sequence[str]) -> None:
+        self.path = output_folder(output_dir) / "codes.csv"
+        self.attributes = tuple(attributes)
+        self.rows: list[dict[str, Any]] = []
+
+    def attach(self, engine: Engine) -> None:
+        """Register with the evaluator."""
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.collect)
+        engine.add_event_handler(Events.COMPLETED, self.write)
+
+    def collect(self, engine: Engine) -> None:
+        """Add one decollated batch."""
+        for item, output in zip(engine.state.batch, engine.state.output, strict=True):
+            values = {self.column(k): f"{float(value):.7g}" for k, value in enumerate(output[CODES])}
+            self.rows.append({"subject": item["subject"], **values})
+
+    def column(self, dimension: int) -> str:
+        """Name of a dimension's column."""
+        regularized = dimension < len(self.attributes)
+        return f"z{dimension}_{self.attributes[dimension]}" if regularized else f"z{dimension}"
+
+    def write(self, engine: Engine) -> None:
+        """Write all rows."""
+        write_csv(self.path, self.rows, list(self.rows[0]) if self.rows else ["subject"])
+        print(f"Codes of {len(self.rows)} subjects: {self.path}")
+
+
+class ReconstructionWriter:
+    """Write each subject's reconstructions into the scan's own grid: ``<subject>/reconstruction_<phase>.nii.gz``.
+
+    Intensities are those of the normalized crop, 0 to 1 for the scan's 1st to 99th percentile; outside of the crop, 0.
+
+    Args:
+        output_dir: folder of the subjects' folders.
+        phases: phases to write; ``pred_<phase>`` is in the scan's grid, ``scan_<phase>`` the scan's path.
+    """
+
+    def __init__(self, output_dir: str | os.PathLike, phases: Sequence[str]) -> None:
+        self.folder = output_folder(output_dir)
+        self.phases = tuple(phases)
+
+    def attach(self, engine: Engine) -> None:
+        """Register with the evaluator."""
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.write)
+
+    def write(self, engine: Engine) -> None:
+        """Write one decollated batch."""
+        for item, output in zip(engine.state.batch, engine.state.output, strict=True):
+            self.write_subject(item, output)
+
+    def write_subject(self, item: Mapping[str, Any], output: Mapping[str, Any]) -> None:
+        """Write one subject's phases."""
+        folder = self.folder / item["subject"]
+        folder.mkdir(exist_ok=True)
+        for phase in self.phases:
+            voxels = output[f"pred_{phase}"][0].cpu().numpy()
+            write_like(folder / f"reconstruction_{phase}.nii.gz", voxels, item[f"scan_{phase}"])

@@ -1,0 +1,146 @@
+"""The objectives of Di Folco et al. (MICCAI 2024), Eq. 1 to 7, in one normalization.
+
+An image x has N = C*H*W values. The reconstruction error L_r and the divergence L_KL are sums per sample, and
+s = 1/N scales both, so that the weights mean the same for every image size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+Weighted = dict[str, torch.Tensor]
+
+
+class Elbo(NamedTuple):
+    """The two parts of one batch's evidence lower bound, each (B,) and positive.
+
+    Args:
+        error: reconstruction error L_r.
+        kl: divergence L_KL of q(z|x) from the prior.
+    """
+
+    error: torch.Tensor
+    kl: torch.Tensor
+
+
+def attribute_loss(codes: torch.Tensor, attributes: torch.Tensor, delta: float) -> torch.Tensor:
+    """Attribute regularization, Eq. 1-2 (after Pati & Lerch 2021), summed over attributes.
+
+    For attribute a on dimension k, the mean over all ordered pairs (i, j) of
+    ``|tanh(delta * (z_i^k - z_j^k)) - sgn(a_i - a_j)|``.
+
+    Args:
+        codes: (B, D); dimension k belongs to attribute k.
+        attributes: (B, A) with A up to D; pairs with a missing (NaN) value are left out.
+        delta: steepness of the tanh.
+
+    Raises:
+        ValueError: when the shapes do not fit.
+    """
+    count = attributes.shape[-1]
+    if codes.ndim != 2 or attributes.ndim != 2 or len(codes) != len(attributes) or codes.shape[1] < count:
+        raise ValueError(
+            f"codes {tuple(codes.shape)} and attributes {tuple(attributes.shape)} do not fit: expected (B, D) and "
+            "(B, A) with at least one dimension per attribute."
+        )
+    regularized = codes[:, :count]
+    order = torch.sign(attributes[:, None] - attributes[None])
+    distance = (torch.tanh(delta * (regularized[:, None] - regularized[None])) - order).abs()
+    known = ~order.isnan()
+    pairs = known.sum((0, 1)).clamp(min=1)
+    return (torch.where(known, distance, 0).sum((0, 1)) / pairs).sum()
+
+
+def kl_divergence(mean: torch.Tensor, log_variance: torch.Tensor) -> torch.Tensor:
+    """L_KL: divergence of N(mean, exp(log_variance)) from N(0, I), summed over dimensions: (B, D) to (B,)."""
+    return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(1)
+
+
+class ReconstructionLoss(nn.Module):
+    """L_r(x, x̂) = mse_weight * sum (x - x̂)² + perceptual_weight * N * P(x, x̂), per sample.
+
+    Args:
+        mse_weight: weight of the squared error.
+        perceptual_weight: weight of the perceptual distance; 0 computes none.
+        perceptual: P, (B, C, H, W) twice to (B,), see ``scripts.perceptual``.
+
+    Raises:
+        ValueError: when a perceptual weight comes without a distance.
+    """
+
+    def __init__(self, mse_weight: float, perceptual_weight: float = 0.0, perceptual: Callable | None = None) -> None:
+        super().__init__()
+        if perceptual_weight and perceptual is None:
+            raise ValueError("perceptual_weight is not 0, so that a 'perceptual' distance is needed.")
+        self.mse_weight = mse_weight
+        self.perceptual_weight = perceptual_weight
+        self.perceptual = perceptual if perceptual_weight else None
+
+    def forward(self, prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """Errors (B,) of predictions (B, C, H, W)."""
+        error = self.mse_weight * (prediction - target).square().sum((1, 2, 3))
+        if self.perceptual is None:
+            return error
+        return error + self.perceptual_weight * target[0].numel() * self.perceptual(prediction, target)
+
+    def per_value(self, prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """s * L_r, averaged over the batch: a number that can be compared between image sizes."""
+        return self(prediction, target).mean() / target[0].numel()
+
+
+class IntrospectiveLoss(nn.Module):
+    """The objectives of encoder (Eq. 6) and decoder (Eq. 7); gamma = 0 gives SIVAE, else AR-SIVAE.
+
+    Args:
+        reconstruction: L_r.
+        beta_rec: weight of the reconstruction error.
+        beta_kl: weight of the divergence of real images, and of generated ones in the decoder.
+        beta_neg: weight of the divergence of generated images in the encoder.
+        gamma: weight of the attribute loss.
+        delta: its steepness.
+        eta: weight of the reconstruction error of generated images in the decoder.
+    """
+
+    def __init__(
+        self,
+        reconstruction: ReconstructionLoss,
+        beta_rec: float,
+        beta_kl: float,
+        beta_neg: float,
+        gamma: float,
+        delta: float,
+        eta: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.reconstruction = reconstruction
+        self.beta_rec, self.beta_kl, self.beta_neg = beta_rec, beta_kl, beta_neg
+        self.gamma, self.delta, self.eta = gamma, delta, eta
+
+    def attribute(self, codes: torch.Tensor, attributes: torch.Tensor) -> torch.Tensor:
+        """The weighted attribute term, or 0 when its weight is."""
+        return self.gamma * attribute_loss(codes, attributes, self.delta) if self.gamma else codes.new_zeros(())
+
+    def real(self, elbo: Elbo, scale: float) -> torch.Tensor:
+        """-ELBO of real images, (B,)."""
+        return scale * (self.beta_rec * elbo.error + self.beta_kl * elbo.kl)
+
+    def log_exp_elbo(self, elbo: Elbo, scale: float) -> torch.Tensor:
+        """log of exp(-2s * (beta_rec * L_r + beta_neg * L_KL)) of generated images, (B,): never positive.
+
+        The exponential can only underflow; its logarithm shows when it has.
+        """
+        return -2 * scale * (self.beta_rec * elbo.error + self.beta_neg * elbo.kl)
+
+    def encoder(self, real: Elbo, generated: Sequence[Elbo], scale: float) -> torch.Tensor:
+        """Eq. 6 without its attribute term: real images are made likely, generated ones unlikely."""
+        adversarial = sum(self.log_exp_elbo(elbo, scale).exp().mean() for elbo in generated)
+        return self.real(real, scale).mean() + adversarial / 4
+
+    def decoder(self, real: Elbo, generated: Sequence[Elbo], scale: float) -> torch.Tensor:
+        """Eq. 7: real images are reconstructed, generated ones are made likely to the encoder."""
+        adversarial = sum(self.eta * self.beta_rec * elbo.error + self.beta_kl * elbo.kl for elbo in generated)
+        return scale * (self.beta_rec * real.error + adversarial / 2).mean()

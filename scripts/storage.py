@@ -1,0 +1,67 @@
+"""Files that are either the old one or the new one, whatever interrupts the writing."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+@contextmanager
+def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
+    """Yield a temporary path beside ``path`` that takes its place once the block has ended without an error.
+
+    The temporary name keeps the suffixes, since writers such as nibabel choose the format by them.
+    """
+    target = Path(path)
+    part = target.with_name(f".part-{os.getpid()}-{target.name}")
+    try:
+        yield part
+        with open(part, "rb+") as file:
+            os.fsync(file.fileno())
+        part.replace(target)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def output_folder(path: str | os.PathLike, key: str = "output_dir") -> Path:
+    """Create a folder for results and make sure that it can be written to.
+
+    Raises:
+        PermissionError, NotADirectoryError: naming the folder and the config key that chose it.
+    """
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with atomic_path(folder / "write-test") as part:
+            part.touch()
+        (folder / "write-test").unlink()
+    except (FileExistsError, NotADirectoryError) as error:
+        raise NotADirectoryError(f"{key} '{folder}' is or lies under a file; name a folder with --{key}.") from error
+    except OSError as error:
+        raise PermissionError(f"{key} '{folder}' cannot be written to ({error}); name another with --{key}.") from error
+    return folder
+
+
+def write_json(path: str | os.PathLike, content: Any) -> None:
+    """Write ``content`` as indented JSON."""
+    with atomic_path(path) as part:
+        part.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def write_csv(path: str | os.PathLike, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
+    """Write ``rows`` as CSV with the given columns; a value that a row lacks stays empty."""
+    with atomic_path(path) as part, open(part, "w", newline="") as file:
+        writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def read_csv(path: str | os.PathLike) -> list[dict[str, str]]:
+    """Read a CSV file with a header line as one dictionary per row."""
+    with open(path, newline="", encoding="utf-8-sig") as file:
+        return list(csv.DictReader(file))

@@ -1,0 +1,201 @@
+"""From a subject's files to the network's input and back: MONAI dictionary transforms.
+
+The crop follows Section 2.3 of Di Folco et al. (MICCAI 2024): the LV barycenter at the center, the line from LV to RV
+horizontal with the RV on the left. Displayed, a crop has its first axis downward and its second to the right, as
+the scan ``volume[:, :, z].T`` does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from monai.transforms import InvertibleTransform, MapTransform, RandZoomd, SpatialResample, Transform
+from scipy import ndimage
+
+from scripts.cohort.attributes import basal_slices
+from scripts.cohort.layout import LABELS, PHASES, SubjectError, read_image, read_mask
+
+VIEWS = ("basal",)
+
+
+class LoadSubjectd(Transform):
+    """Read the scans and masks of a datalist item as MetaTensors (1, X, Y, Z) with affines in mm.
+
+    Args:
+        phases: ``ED``, ``ES`` or both. The masks of both are always read, since the two phases together tell the
+            base from the apex.
+    """
+
+    def __init__(self, phases: Sequence[str] = PHASES) -> None:
+        self.phases = checked_phases(phases)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        item = dict(data)
+        for phase in PHASES:
+            frame = item.get(f"frame_{phase}")
+            item[f"mask_{phase}"] = MetaTensor(torch.from_numpy(read_mask(item[f"mask_{phase}"], frame)[None]))
+        for phase in self.phases:
+            voxels, affine = read_image(item[f"image_{phase}"], item.get(f"frame_{phase}"))
+            meta = {"filename_or_obj": item[f"image_{phase}"]}
+            item[f"image_{phase}"] = MetaTensor(torch.from_numpy(voxels[None]), affine=affine, meta=meta)
+        return item
+
+
+class VentricleCropd(MapTransform, InvertibleTransform):
+    """Crop each phase around its LV, rotated so that the RV lies on the left, in one resampling.
+
+    The applied operation is tracked: ``inverse`` (or ``Invertd``) puts a crop back into the scan's own grid.
+
+    Args:
+        phases: the images ``image_<phase>`` (1, X, Y, Z) are replaced by crops (1, height, width, slices).
+        spatial_size: height and width of the crop in pixels.
+        spacing: pixel size of the crop in mm.
+        slices: the view of the heart; ``basal`` is the paper's.
+
+    Raises:
+        SubjectError: when the slice shows no LV or RV to align with.
+    """
+
+    def __init__(
+        self, phases: Sequence[str], spatial_size: Sequence[int], spacing: float, slices: str = "basal"
+    ) -> None:
+        if slices not in VIEWS:
+            raise ValueError(f"slices '{slices}' is not a view; expected one of {', '.join(VIEWS)}.")
+        self.phases = checked_phases(phases)
+        super().__init__([f"image_{phase}" for phase in self.phases])
+        self.spatial_size = tuple(spatial_size)
+        self.spacing = float(spacing)
+        self.resample = SpatialResample(mode="bilinear", padding_mode="zeros", align_corners=False, dtype=torch.float32)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        item = dict(data)
+        masks = {phase: item[f"mask_{phase}"].numpy()[0] for phase in PHASES}
+        slices = basal_slices(masks)
+        for phase, key in zip(self.phases, self.keys, strict=True):
+            image: MetaTensor = item[key]
+            affine = image.affine.numpy()
+            voxel = np.linalg.norm(affine[:3, :3], axis=0)
+            placement = crop_to_voxel(masks[phase], slices[phase], voxel, self.spatial_size, self.spacing)
+            smooth = low_pass(image, slices[phase], voxel, self.spacing)
+            item[key] = self.resample(smooth, dst_affine=affine @ placement, spatial_size=(*self.spatial_size, 1))
+        return item
+
+    def inverse(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        item = dict(data)
+        for key in self.key_iterator(item):
+            item[key] = self.resample.inverse(item[key])
+        return item
+
+
+def crop_to_voxel(
+    mask: np.ndarray, index: int, voxel: np.ndarray, spatial_size: Sequence[int], spacing: float
+) -> np.ndarray:
+    """The affine from crop indices (row, column, slice) to the scan's voxel indices.
+
+    Args:
+        mask: label mask (X, Y, Z).
+        index: slice to crop.
+        voxel: voxel size in mm.
+        spatial_size: height and width of the crop in pixels.
+        spacing: pixel size of the crop in mm.
+    """
+    lv, rv = (barycenter(mask[..., index], label, voxel) for label in (LABELS["LV"], LABELS["RV"]))
+    right = (lv - rv) / np.linalg.norm(lv - rv)
+    down = np.array([-right[1], right[0]])  # a quarter turn, never a mirror image
+    placement = np.eye(4)
+    placement[:2, 0] = spacing * down / voxel[:2]
+    placement[:2, 1] = spacing * right / voxel[:2]
+    middle = (np.asarray(spatial_size) - 1) / 2
+    placement[:2, 3] = lv / voxel[:2] - placement[:2, :2] @ middle
+    placement[2, 3] = index
+    return placement
+
+
+def barycenter(section: np.ndarray, label: int, voxel: np.ndarray) -> np.ndarray:
+    """Center of a structure in a slice (X, Y), in mm from its first pixel."""
+    pixels = np.argwhere(section == label)
+    if not len(pixels):
+        raise SubjectError(f"label {label} is not shown in the slice, so that the crop cannot be aligned")
+    return pixels.mean(axis=0) * voxel[:2]
+
+
+def low_pass(image: MetaTensor, index: int, voxel: np.ndarray, spacing: float) -> MetaTensor:
+    """Smooth one slice where the crop is coarser than the scan, so that fine detail does not alias.
+
+    The width (in pixels) is that of MONAI's and scikit-image's anti-aliasing: half of the shrinking factor above one.
+    """
+    sigma = np.maximum(spacing / voxel[:2] - 1, 0) / 2
+    if not sigma.any():
+        return image
+    smooth = image.clone()
+    smooth[0, ..., index] = torch.from_numpy(ndimage.gaussian_filter(image[0, ..., index].numpy(), sigma))
+    return smooth
+
+
+class ViewsToChannelsd(Transform):
+    """Gather the crops (1, H, W, slices) of all phases as the channels of ``image`` (phases * slices, H, W)."""
+
+    def __init__(self, phases: Sequence[str]) -> None:
+        self.phases = checked_phases(phases)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        views = [torch.as_tensor(data[f"image_{phase}"]).as_subclass(torch.Tensor) for phase in self.phases]
+        return {**data, "image": torch.cat([view[0].movedim(-1, 0) for view in views]).contiguous()}
+
+
+class ChannelsToViewsd(Transform):
+    """Take ``pred`` (phases * slices, H, W) apart into ``pred_<phase>`` (1, H, W, slices)."""
+
+    def __init__(self, phases: Sequence[str]) -> None:
+        self.phases = checked_phases(phases)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        views = [MetaTensor(view.movedim(0, -1)[None]) for view in data["pred"].chunk(len(self.phases))]
+        return {**data, **{f"pred_{phase}": view for phase, view in zip(self.phases, views, strict=True)}}
+
+
+class StackAttributesd(Transform):
+    """Gather the named attributes of an item as the vector ``attributes`` (len(names),); null becomes NaN."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names = tuple(names)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        values = [float("nan") if data[name] is None else float(data[name]) for name in self.names]
+        return {**data, "attributes": torch.tensor(values, dtype=torch.float32)}
+
+
+class RandZoomHeartd(RandZoomd):
+    """Zoom the image at random, and the attributes with it.
+
+    An in-plane zoom of f at a fixed slice distance scales every area and volume by f².
+
+    Args:
+        keys: images to zoom.
+        attributes_key: the vector of areas and volumes; quantities of other dimension (fractions, lengths) must not
+            be among them.
+        kwargs: of ``RandZoomd``.
+    """
+
+    def __init__(self, keys: Sequence[str], attributes_key: str = "attributes", **kwargs: Any) -> None:
+        super().__init__(keys, **kwargs)
+        self.attributes_key = attributes_key
+
+    def __call__(self, data: Mapping[Hashable, Any], lazy: bool | None = None) -> dict[Hashable, Any]:
+        item = super().__call__(data, lazy)
+        if self._do_transform:
+            factor = float(self.rand_zoom._zoom[0])
+            item[self.attributes_key] = item[self.attributes_key] * factor**2
+        return item
+
+
+def checked_phases(phases: Sequence[str]) -> tuple[str, ...]:
+    """Phases as a tuple; raises ValueError for one that is not ED or ES."""
+    phases = (phases,) if isinstance(phases, str) else tuple(phases)
+    if not phases or not set(phases) <= set(PHASES):
+        raise ValueError(f"phases {list(phases)} are not valid; expected ['ED', 'ES'], ['ED'] or ['ES'].")
+    return phases

@@ -75,8 +75,9 @@ class LossGuard:
         values = [float(engine.state.output[TERMS][f"log_exp_elbo_{kind}"]) for kind in ("reconstructed", "generated")]
         if max(values) < VANISHED:
             warnings.warn(
-                f"the adversarial gradient has vanished in epoch {engine.state.epoch} (log_exp_elbo "
-                f"{max(values):.1f}): the encoder no longer learns from generated images. Lower --beta_neg or the reconstruction weights.",
+                f"the adversarial gradient has vanished in epoch {engine.state.epoch} "
+                f"(log_exp_elbo {max(values):.1f}): the encoder no longer learns from generated images. Lower "
+                "--beta_neg or the reconstruction weights.",
                 stacklevel=2,
             )
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+from nibabel.openers import ImageOpener
 
 from scripts.storage import atomic_path
 
@@ -140,9 +141,15 @@ def read_mask(path: str | os.PathLike, frame: int | None = None) -> np.ndarray:
 
 def _open(path: str | os.PathLike) -> nib.Nifti1Image:
     try:
-        return nib.load(path)
+        image = nib.load(path)
+        with ImageOpener(path) as file:
+            stored = image.header_class.from_fileobj(file, check=False)
     except Exception as error:  # nibabel raises many kinds for a broken header
         raise SubjectError(f"{Path(path).name} cannot be opened ({error})") from error
+    size = stored["pixdim"][1:4]  # as stored: nibabel reads a zero as 1 mm, and every volume would be wrong
+    if not (np.isfinite(size) & (size != 0)).all():
+        raise SubjectError(f"{Path(path).name} has voxel size {size.tolist()} mm; expected three numbers above 0")
+    return image
 
 
 def _voxels(image: nib.Nifti1Image, path: str | os.PathLike, frame: int | None, axes: tuple = (3,)) -> np.ndarray:
@@ -163,11 +170,11 @@ def spacing_affine(image: nib.Nifti1Image, path: str | os.PathLike = "") -> np.n
     Warns when the two disagreed by more than 1 %.
 
     Raises:
-        SubjectError: for a zoom that is not positive and finite.
+        SubjectError: for fewer than three axes, or an affine that is not invertible.
     """
     zooms = np.asarray(image.header.get_zooms()[:3], dtype=float)
-    if zooms.size < 3 or not (np.isfinite(zooms) & (zooms > 0)).all():
-        raise SubjectError(f"{Path(path).name} has voxel size {zooms.tolist()} mm; expected three positive numbers")
+    if zooms.size < 3:
+        raise SubjectError(f"{Path(path).name} has shape {image.shape}; expected 3 or 4 axes")
     affine = np.asarray(image.affine, dtype=float)
     scale = np.linalg.norm(affine[:3, :3], axis=0)
     if not np.isfinite(affine).all() or (scale == 0).any():

@@ -230,7 +230,7 @@ def test_plan_counts_failures_per_rule():
 
 def test_refuses_a_file_and_a_foreign_folder(tmp_path):
     (tmp_path / "info.csv").write_text("patient,age\n")
-    with pytest.raises(FileExistsError, match="is a file"):
+    with pytest.raises(NotADirectoryError, match="under a file"):
         write_cohort(tmp_path / "info.csv", 1, failing=0)
     with pytest.raises(FileExistsError, match="not a phantom cohort's"):
         write_cohort(tmp_path, 1, failing=0)

@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from scripts.cohort.attributes import areas, basal_slices, base_is_first, derived, volumes
+from scripts.cohort.layout import SubjectError
+
+
+def test_volume_is_voxels_times_voxel_size(heart_mask):
+    values = volumes({"ED": heart_mask, "ES": heart_mask}, (1.5, 2.0, 10.0))
+    assert values["LVEDV"] == pytest.approx((heart_mask == 1).sum() * 0.03)
+    assert values["RVESV"] == pytest.approx((heart_mask == 3).sum() * 0.03)
+
+
+def test_derived_values():
+    volume = {"LVEDV": 150, "LVESV": 60, "RVEDV": 160, "RVESV": 80, "MyoEDV": 100}
+    assert derived(volume) == {"LVSV": 90, "LVEF": 60, "LVM": 105, "RVSV": 80, "RVEF": 50}
+
+
+def test_base_is_found_in_either_order(heart_mask):
+    assert base_is_first({"ED": heart_mask, "ES": heart_mask})
+    assert not base_is_first({"ED": heart_mask[..., ::-1], "ES": heart_mask[..., ::-1]})
+
+
+def test_basal_slice_shows_all_three(heart_mask):
+    es = heart_mask.copy()
+    es[..., 0][es[..., 0] == 3] = 0  # no RV in the first slice at ES
+    assert basal_slices({"ED": heart_mask, "ES": es}) == {"ED": 0, "ES": 1}
+    flipped = {"ED": heart_mask[..., ::-1], "ES": es[..., ::-1]}
+    assert basal_slices(flipped) == {"ED": 7, "ES": 6}
+
+
+def test_no_complete_slice_is_an_error(heart_mask):
+    with pytest.raises(SubjectError, match="ED: no slice shows"):
+        basal_slices({"ED": np.where(heart_mask == 3, 0, heart_mask), "ES": heart_mask})
+
+
+def test_area_is_of_the_basal_slice_in_cm2(heart_mask):
+    masks = {"ED": heart_mask, "ES": heart_mask}
+    values = areas(masks, {"ED": 0, "ES": 2}, (2, 2, 10))
+    assert values["LVEDA"] == pytest.approx((heart_mask[..., 0] == 1).sum() * 0.04)
+    assert values["LVESA"] < values["LVEDA"]

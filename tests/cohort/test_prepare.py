@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from scripts.cohort import examine
+from scripts.cohort.datalist import load_items
+from scripts.cohort.layout import read_image, write_volume
+from scripts.cohort.phantom import FAILURES
+from scripts.cohort.prepare import prepare
+from scripts.storage import read_csv
+
+
+@pytest.fixture
+def cohort(phantoms, tmp_path):
+    """A copy of the phantom cohort that a test may break, and the names of its sound subjects with phase files."""
+    root = shutil.copytree(phantoms, tmp_path / "cohort")
+    rows = read_csv(root / "info.csv")
+    return root, [row["subject"] for row in rows if not row["intended_failure"] and row["layout"] == "phases"]
+
+
+def rows_by_subject(folder):
+    return {row["subject"]: row for row in read_csv(folder / "cohort.csv")}
+
+
+def test_every_subject_has_a_row_and_the_reasons_are_those_intended(phantoms, prepared):
+    rows, info = rows_by_subject(prepared), {row["subject"]: row for row in read_csv(phantoms / "info.csv")}
+    assert set(rows) == set(info)
+    words = {
+        "RV below 10 voxels": "RV has",
+        "myocardium below 10 voxels": "Myo has",
+        "fewer than 6 slices": "slices; at least 6",
+        "gap between slices": "between slices that show them",
+        "no RV on the mid-cavity slice": "RV has a largest component of 0 pixels in the mid-cavity slice",
+        "LV and RV labels swapped": "look exchanged",
+    }
+    assert set(words) == set(FAILURES)
+    for name, row in rows.items():
+        intended = info[name]["intended_failure"]
+        assert (row["status"] == "excluded") == bool(intended)
+        assert words.get(intended, "") in row["reason"]
+
+
+def test_volumes_are_those_drawn(prepared):
+    for row in rows_by_subject(prepared).values():
+        if row["status"] == "included":
+            for name in ("LVEDV", "RVESV", "MyoESV"):
+                assert float(row[name]) == pytest.approx(float(row[f"user_{name}"]), rel=0.03)
+
+
+def test_user_columns_are_joined(prepared, phantoms):
+    rows, info = rows_by_subject(prepared), {row["subject"]: row for row in read_csv(phantoms / "info.csv")}
+    assert all(row["diagnosis"] == info[name]["diagnosis"] for name, row in rows.items())
+
+
+def test_datalist_is_relative_and_split_by_subject(prepared):
+    content = json.loads((prepared / "datalist.json").read_text())
+    names = [item["subject"] for section in ("training", "validation", "test") for item in content[section]]
+    assert len(names) == len(set(names)) == 12
+    assert [content[f"num{section}"] for section in ("Training", "Validation", "Test")] == [6, 3, 3]
+    assert not any(item["image_ED"].startswith(("/", "..")) for item in content["training"])
+
+
+def test_second_run_examines_only_what_changed(cohort, tmp_path, monkeypatch):
+    root, sound = cohort
+    prepare(root, tmp_path / "out", workers=1)
+    before = (tmp_path / "out" / "cohort.csv").read_text()
+    image, affine = read_image(root / sound[0] / "sa_ED.nii.gz")
+    write_volume(root / sound[0] / "sa_ED.nii.gz", np.round(image * 2).astype(np.int16), affine)
+    seen = []
+    measure = examine.measure
+    monkeypatch.setattr(examine, "measure", lambda folder, rules: seen.append(folder.name) or measure(folder, rules))
+    prepare(root, tmp_path / "out", workers=1)
+    assert seen == [sound[0]]
+    assert (tmp_path / "out" / "cohort.csv").read_text() == before
+
+
+def test_torn_journal_is_mended(cohort, tmp_path):
+    root, _ = cohort
+    prepare(root, tmp_path / "out", workers=1)
+    before, journal = (tmp_path / "out" / "cohort.csv").read_text(), tmp_path / "out" / "examined.jsonl"
+    journal.write_text(journal.read_text()[:-200])
+    prepare(root, tmp_path / "out", workers=1)
+    prepare(root, tmp_path / "out", workers=1)
+    assert (tmp_path / "out" / "cohort.csv").read_text() == before
+
+
+def test_workers_do_not_change_the_result(cohort, tmp_path, prepared):
+    prepare(cohort[0], tmp_path / "out", split=(0.5, 0.25, 0.25), workers=1)
+    assert (tmp_path / "out" / "cohort.csv").read_text() == (prepared / "cohort.csv").read_text()
+
+
+def test_a_broken_subject_is_excluded_and_the_run_goes_on(cohort, tmp_path):
+    root, sound = cohort
+    affine = read_image(root / sound[0] / "sa_ED.nii.gz")[1]
+    truncated, shape, nan, missing, swapped, flat = sound[:6]
+    scan = root / truncated / "sa_ED.nii.gz"
+    scan.write_bytes(scan.read_bytes()[:-5000])
+    write_volume(root / shape / "label_sa_ED.nii.gz", np.zeros((8, 8, 8), np.uint8), affine)
+    write_volume(root / nan / "sa_ES.nii.gz", np.full_like(read_image(root / nan / "sa_ES.nii.gz")[0], np.nan), affine)
+    (root / missing / "sa_ES.nii.gz").unlink()
+    for kind in ("sa", "label_sa"):
+        ed, es, other = (root / swapped / f"{kind}_{phase}.nii.gz" for phase in ("ED", "ES", "other"))
+        ed.rename(other), es.rename(ed), other.rename(es)
+    write_volume(root / flat / "sa_ED.nii.gz", np.ones_like(read_image(root / flat / "sa_ED.nii.gz")[0]), affine)
+    prepare(root, tmp_path / "out")
+    rows = rows_by_subject(tmp_path / "out")
+    reasons = {name: rows[name]["reason"] for name in sound[:6]}
+    assert "cannot be read to its end" in reasons[truncated]
+    assert "its mask has (8, 8, 8)" in reasons[shape]
+    assert "not finite" in reasons[nan]
+    assert "sa_ES.nii.gz is missing" in reasons[missing]
+    assert "ED and ES look exchanged" in reasons[swapped]
+    assert "constant" in reasons[flat]
+    assert rows[sound[6]]["status"] == "included"
+
+
+def test_user_table_that_names_a_subject_twice(cohort, tmp_path):
+    (tmp_path / "table.csv").write_text("subject,age\na,50\na,51\n")
+    with pytest.raises(ValueError, match="names subject a more than once"):
+        prepare(cohort[0], tmp_path / "out", user_table=tmp_path / "table.csv")
+
+
+def test_unwritable_output_is_named(cohort, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError, match="output_dir"):
+        prepare(cohort[0], tmp_path / "file" / "out")
+
+
+def test_items_of_a_datalist_have_absolute_paths(prepared, phantoms):
+    items = load_items(prepared / "datalist.json", phantoms, "validation", ["LVEDV"])
+    assert len(items) == 3
+    assert all((phantoms / item["subject"]).samefile(phantoms / item["subject"]) for item in items)
+    assert items[0]["image_ED"].startswith(str(phantoms))
+
+
+def test_vanished_file_is_named(prepared, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"files of datalist .* the first: .*sa"):
+        load_items(prepared / "datalist.json", tmp_path)
+
+
+def test_missing_attribute_is_named_with_those_there_are(prepared, phantoms):
+    with pytest.raises(ValueError, match="lacks the attributes LAEDV; it has LVEDV"):
+        load_items(prepared / "datalist.json", phantoms, "training", ["LVEDV", "LAEDV"])
+
+
+def test_missing_datalist_says_how_to_make_one(tmp_path):
+    with pytest.raises(FileNotFoundError, match="run prepare"):
+        load_items(tmp_path / "datalist.json", tmp_path)
+
+
+def test_empty_section_is_an_error(prepared, phantoms, tmp_path):
+    prepare(phantoms, tmp_path, split=(1, 0, 0))
+    with pytest.raises(ValueError, match="has no subject in validation"):
+        load_items(tmp_path / "datalist.json", phantoms, "validation")

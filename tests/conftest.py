@@ -1,0 +1,51 @@
+"""Fixtures that several tests share: a phantom cohort, prepared once, and real patients where they are at hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from scripts.cohort.phantom import write_cohort
+from scripts.cohort.prepare import prepare
+
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = ROOT.parent / "shared"
+
+
+def shared(path: str) -> Path:
+    """A file of the data that lie beside the checkout; skips the test where they do not."""
+    found = SHARED / path
+    if not found.exists():
+        pytest.skip(f"needs {path} in the folder 'shared' beside the checkout")
+    return found
+
+
+@pytest.fixture(scope="session")
+def phantoms(tmp_path_factory) -> Path:
+    """A small phantom cohort: 12 subjects, of which one breaks each quality rule, both file layouts."""
+    root = tmp_path_factory.mktemp("phantoms")
+    write_cohort(root, subjects=18, seed=3, cine_fraction=0.25, failing=1, frames=5)
+    return root
+
+
+@pytest.fixture(scope="session")
+def prepared(phantoms, tmp_path_factory) -> Path:
+    """cohort.csv and datalist.json of the phantom cohort."""
+    folder = tmp_path_factory.mktemp("prepared")
+    prepare(phantoms, folder, split=(0.5, 0.25, 0.25))
+    return folder
+
+
+@pytest.fixture
+def heart_mask() -> np.ndarray:
+    """A label mask (40, 40, 8) by hand: an LV in a ring of myocardium, an RV beside it, larger towards slice 0."""
+    x, y = np.meshgrid(np.arange(40), np.arange(40), indexing="ij")
+    mask = np.zeros((40, 40, 8), np.uint8)
+    for z in range(7):
+        size = 8 - 0.6 * z
+        mask[..., z][np.hypot(x - 11, y - 20) < size] = 3
+        mask[..., z][np.hypot(x - 24, y - 20) < size + 2] = 2
+        mask[..., z][np.hypot(x - 24, y - 20) < size] = 1
+    return mask

@@ -35,9 +35,10 @@ class IntrospectiveTrainer(SupervisedTrainer):
     updated encoder. ``engine.state.output`` holds the two losses and every term of the equations, detached.
 
     Args:
-        optimizer: of the encoder.
-        decoder_optimizer: of the decoder.
+        decoder_optimizer: of the decoder; ``optimizer`` is the encoder's.
         loss_function: an ``IntrospectiveLoss``.
+        warmup_epochs: first epochs that leave out the generated images, since a decoder that has learned nothing yet
+            gives the encoder nothing to tell apart; they cost a quarter.
         kwargs: of ``SupervisedTrainer``; ``network`` is a ``VariationalAutoencoder``.
 
     Raises:
@@ -47,12 +48,15 @@ class IntrospectiveTrainer(SupervisedTrainer):
     network: VariationalAutoencoder
     loss_function: IntrospectiveLoss
 
-    def __init__(self, *, decoder_optimizer: Optimizer, loss_function: IntrospectiveLoss, **kwargs: Any) -> None:
+    def __init__(
+        self, *, decoder_optimizer: Optimizer, loss_function: IntrospectiveLoss, warmup_epochs: int = 0, **kwargs: Any
+    ) -> None:
         if kwargs.get("amp"):
             raise ValueError("amp is not supported by IntrospectiveTrainer; set train#trainer#amp to false.")
         kwargs.setdefault("prepare_batch", prepare_batch)
         super().__init__(loss_function=loss_function, **kwargs)
         self.decoder_optimizer = decoder_optimizer
+        self.warmup_epochs = warmup_epochs
         loss_function.to(self.state.device)
 
     def _iteration(self, engine: IntrospectiveTrainer, batchdata: dict[str, torch.Tensor]) -> dict:
@@ -65,17 +69,20 @@ class IntrospectiveTrainer(SupervisedTrainer):
 
         mean, log_variance = network.encode(image)
         codes = sample(mean, log_variance)
-        reconstruction, generated = network.decode(codes), network.decode(torch.randn_like(codes))
+        reconstruction = network.decode(codes)
         real = Elbo(loss.reconstruction(reconstruction, image), kl_divergence(mean, log_variance))
-
-        fakes = [engine._judge(fake.detach(), with_error=True) for fake in (reconstruction, generated)]
         attribute = loss.attribute(codes, attributes)
-        encoder_loss = attribute + loss.encoder(real, fakes, scale)
+        fakes = {} if engine.state.epoch <= engine.warmup_epochs else {"reconstructed": reconstruction}
+        if fakes:
+            fakes["generated"] = network.decode(torch.randn_like(codes))
+
+        judged = {name: engine._judge(fake.detach(), with_error=True) for name, fake in fakes.items()}
+        encoder_loss = attribute + loss.encoder(real, judged.values(), scale)
         # The graph of the reconstruction serves the decoder too: its weights do not change in this update.
         engine._update(engine.optimizer, encoder_loss, network.encoder, retain_graph=True)
 
-        judged = [engine._judge(fake, with_error=bool(loss.eta)) for fake in (reconstruction, generated)]
-        decoder_loss = loss.decoder(real, judged, scale)
+        rejudged = [engine._judge(fake, with_error=bool(loss.eta)) for fake in fakes.values()]
+        decoder_loss = loss.decoder(real, rejudged, scale)
         engine._update(engine.decoder_optimizer, decoder_loss, network.decoder)
         engine.fire_event(IterationEvents.MODEL_COMPLETED)
 
@@ -85,10 +92,8 @@ class IntrospectiveTrainer(SupervisedTrainer):
             "attribute_loss": attribute / loss.gamma if loss.gamma else attribute,
             "reconstruction_loss": scale * real.error.mean(),
             "kl_real": real.kl.mean(),
-            "kl_reconstructed": fakes[0].kl.mean(),
-            "kl_generated": fakes[1].kl.mean(),
-            "log_exp_elbo_reconstructed": loss.log_exp_elbo(fakes[0], scale).mean(),
-            "log_exp_elbo_generated": loss.log_exp_elbo(fakes[1], scale).mean(),
+            **{f"kl_{name}": elbo.kl.mean() for name, elbo in judged.items()},
+            **{f"log_exp_elbo_{name}": loss.log_exp_elbo(elbo, scale).mean() for name, elbo in judged.items()},
         }
         terms = {name: term.detach() for name, term in terms.items()}
         return {Keys.IMAGE: image, Keys.PRED: reconstruction.detach(), Keys.LOSS: terms["encoder_loss"], TERMS: terms}

@@ -72,8 +72,8 @@ class LossGuard:
 
     def check_adversarial(self, engine: Engine) -> None:
         """Warn when exp(log_exp_elbo) of both kinds of generated images is below float32's resolution."""
-        values = [float(engine.state.output[TERMS][f"log_exp_elbo_{kind}"]) for kind in ("reconstructed", "generated")]
-        if max(values) < VANISHED:
+        values = [float(term) for name, term in engine.state.output[TERMS].items() if name.startswith("log_exp_elbo")]
+        if values and max(values) < VANISHED:
             warnings.warn(
                 f"the adversarial gradient has vanished in epoch {engine.state.epoch} "
                 f"(log_exp_elbo {max(values):.1f}): the encoder no longer learns from generated images. Lower "
@@ -157,28 +157,29 @@ class Pictures:
 
     def attach(self, engine: Engine) -> None:
         """Register with the evaluator."""
-        engine.add_event_handler(Events.ITERATION_COMPLETED(once=1), self.draw_reconstructions)
-        engine.add_event_handler(Events.COMPLETED, self.draw_traversals)
+        engine.add_event_handler(Events.STARTED, self.start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.collect)
+        engine.add_event_handler(Events.COMPLETED, self.draw)
 
-    def due(self, epoch: int) -> bool:
-        """Whether pictures are wanted after this epoch."""
-        return epoch % self.interval == 0 or epoch >= self.final_epoch
+    def start(self, engine: Engine) -> None:
+        """Forget the evaluation before."""
+        self.shown: list[torch.Tensor] = []
 
-    def draw_reconstructions(self, engine: Engine) -> None:
-        """Draw the first subjects of the first batch."""
-        if self.due(engine.state.epoch):
-            output = {key: engine.state.output[key][: self.subjects] for key in (Keys.IMAGE, Keys.PRED)}
-            self.publish("reconstructions", reconstruction_figure(*output.values(), self.channels), engine.state.epoch)
+    def collect(self, engine: Engine) -> None:
+        """Keep the first subjects of the first batch."""
+        if not self.shown:
+            self.shown = [engine.state.output[key][: self.subjects] for key in (Keys.IMAGE, Keys.PRED)]
 
-    def draw_traversals(self, engine: Engine) -> None:
-        """Draw the walks through the mean code of all subjects."""
-        if self.due(engine.state.epoch) and self.attributes:
-            device = next(self.network.parameters()).device
-            codes = torch.cat(engine.state.codes).to(device)
+    def draw(self, engine: Engine) -> None:
+        """Draw when this epoch is due."""
+        epoch = engine.state.epoch
+        if epoch % self.interval and epoch < self.final_epoch:
+            return
+        self.publish("reconstructions", reconstruction_figure(*self.shown, self.channels), epoch)
+        if self.attributes:
+            codes = torch.cat(engine.state.codes).to(next(self.network.parameters()).device)
             self.network.eval()
-            self.publish(
-                "traversals", traversal_figure(self.network, codes, self.attributes, self.channels), engine.state.epoch
-            )
+            self.publish("traversals", traversal_figure(self.network, codes, self.attributes, self.channels), epoch)
 
     def publish(self, name: str, figure: Figure, epoch: int) -> None:
         """Write a figure as PNG and to TensorBoard."""

@@ -6,7 +6,7 @@ s = 1/N scales both, so that the weights mean the same for every image size.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import torch
@@ -48,9 +48,9 @@ def attribute_loss(codes: torch.Tensor, attributes: torch.Tensor, delta: float) 
             "(B, A) with at least one dimension per attribute."
         )
     regularized = codes[:, :count]
-    order = torch.sign(attributes[:, None] - attributes[None])
-    distance = (torch.tanh(delta * (regularized[:, None] - regularized[None])) - order).abs()
-    known = ~order.isnan()
+    difference = attributes[:, None] - attributes[None]
+    distance = (torch.tanh(delta * (regularized[:, None] - regularized[None])) - torch.sign(difference)).abs()
+    known = ~difference.isnan()  # the sign of NaN is 0, that of a tie
     pairs = known.sum((0, 1)).clamp(min=1)
     return (torch.where(known, distance, 0).sum((0, 1)) / pairs).sum()
 
@@ -135,12 +135,13 @@ class IntrospectiveLoss(nn.Module):
         """
         return -2 * scale * (self.beta_rec * elbo.error + self.beta_neg * elbo.kl)
 
-    def encoder(self, real: Elbo, generated: Sequence[Elbo], scale: float) -> torch.Tensor:
+    def encoder(self, real: Elbo, generated: Iterable[Elbo], scale: float) -> torch.Tensor:
         """Eq. 6 without its attribute term: real images are made likely, generated ones unlikely."""
-        adversarial = sum(self.log_exp_elbo(elbo, scale).exp().mean() for elbo in generated)
-        return self.real(real, scale).mean() + adversarial / 4
+        return self.real(real, scale).mean() + sum(
+            self.log_exp_elbo(elbo, scale).exp().mean() / 4 for elbo in generated
+        )
 
-    def decoder(self, real: Elbo, generated: Sequence[Elbo], scale: float) -> torch.Tensor:
+    def decoder(self, real: Elbo, generated: Iterable[Elbo], scale: float) -> torch.Tensor:
         """Eq. 7: real images are reconstructed, generated ones are made likely to the encoder."""
-        adversarial = sum(self.eta * self.beta_rec * elbo.error + self.beta_kl * elbo.kl for elbo in generated)
-        return scale * (self.beta_rec * real.error + adversarial / 2).mean()
+        adversarial = sum((self.eta * self.beta_rec * elbo.error + self.beta_kl * elbo.kl).mean() for elbo in generated)
+        return scale * (self.beta_rec * real.error.mean() + adversarial / 2)

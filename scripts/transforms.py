@@ -13,7 +13,14 @@ from typing import Any
 import numpy as np
 import torch
 from monai.data import MetaTensor
-from monai.transforms import InvertibleTransform, MapTransform, RandZoomd, SpatialResample, Transform
+from monai.transforms import (
+    InvertibleTransform,
+    MapTransform,
+    RandAffined,
+    RandAffineGrid,
+    SpatialResample,
+    Transform,
+)
 from scipy import ndimage
 
 from scripts.cohort.attributes import basal_slices
@@ -169,28 +176,44 @@ class StackAttributesd(Transform):
         return {**data, "attributes": torch.tensor(values, dtype=torch.float32)}
 
 
-class RandZoomHeartd(RandZoomd):
-    """Zoom the image at random, and the attributes with it.
+class RandAffineHeartd(RandAffined):
+    """Rotate, shift and zoom the image at random in one resampling, and scale the attributes with the zoom.
 
     An in-plane zoom of f at a fixed slice distance scales every area and volume by f².
 
     Args:
-        keys: images to zoom.
+        keys: images (C, H, W), all moved alike.
+        zoom_range: smallest and largest f; (1, 1) never zooms.
         attributes_key: the vector of areas and volumes; quantities of other dimension (fractions, lengths) must not
             be among them.
-        kwargs: of ``RandZoomd``.
+        kwargs: of ``RandAffined``, but for ``scale_range``.
     """
 
-    def __init__(self, keys: Sequence[str], attributes_key: str = "attributes", **kwargs: Any) -> None:
-        super().__init__(keys, **kwargs)
+    def __init__(
+        self, keys: Sequence[str], zoom_range: Sequence[float], attributes_key: str = "attributes", **kwargs: Any
+    ) -> None:
+        smallest, largest = zoom_range
+        super().__init__(keys, scale_range=((1 / largest - 1, 1 / smallest - 1),), **kwargs)
+        grid = self.rand_affine.rand_affine_grid
+        self.rand_affine.rand_affine_grid = _EvenAffineGrid(
+            grid.rotate_range, None, grid.translate_range, grid.scale_range
+        )
         self.attributes_key = attributes_key
 
     def __call__(self, data: Mapping[Hashable, Any], lazy: bool | None = None) -> dict[Hashable, Any]:
         item = super().__call__(data, lazy)
         if self._do_transform:
-            factor = float(self.rand_zoom._zoom[0])
-            item[self.attributes_key] = item[self.attributes_key] * factor**2
+            sampling = self.rand_affine.rand_affine_grid.scale_params[0]  # a step of the sampling grid: 1 / f
+            item[self.attributes_key] = item[self.attributes_key] / sampling**2
         return item
+
+
+class _EvenAffineGrid(RandAffineGrid):
+    """Scale both axes alike: a heart is magnified, not distorted."""
+
+    def randomize(self, data: Any | None = None) -> None:
+        super().randomize(data)
+        self.scale_params = self.scale_params * 2
 
 
 def checked_phases(phases: Sequence[str]) -> tuple[str, ...]:

@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from ignite.engine import Engine, Events
+
+from scripts.checkpoint import TrainingCheckpoint, find_weights, load_weights, read, save
+
+
+class Run:
+    """A training of one weight by one step an epoch, whose validation metric is prescribed."""
+
+    def __init__(self, folder, metrics, **kwargs):
+        torch.manual_seed(0)
+        self.network = torch.nn.Linear(1, 1)
+        optimizer = torch.optim.Adam(self.network.parameters(), 0.1)
+        self.evaluator, self.trainer = Engine(lambda engine, batch: None), Engine(self.step)
+        self.optimizer, self.metrics = optimizer, metrics
+        self.trainer.add_event_handler(Events.EPOCH_COMPLETED, self.validate)
+        checkpoint = TrainingCheckpoint(
+            folder, self.network, {"optimizer": optimizer}, self.evaluator, "metric", **kwargs
+        )
+        checkpoint.attach(self.trainer)
+
+    def step(self, engine, batch):
+        self.optimizer.zero_grad()
+        (self.network(torch.ones(1, 1)) - 3).square().sum().backward()
+        self.optimizer.step()
+
+    def validate(self, engine):
+        self.evaluator.state.metrics = {"metric": self.metrics[engine.state.epoch - 1]}
+
+    def run(self, epochs):
+        self.trainer.run([0], max_epochs=epochs)
+        return self
+
+
+def test_best_is_a_copy_of_the_best_epoch(tmp_path):
+    weights = []
+    run = Run(tmp_path, [3, 1, 2, 2])
+    run.trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda _: weights.append(run.network.weight.item()))
+    run.run(4)
+    assert read(tmp_path / "model.pt")["weight"].item() == weights[1]
+    assert read(tmp_path / "last.pt")["network"]["weight"].item() == weights[3] != weights[1]
+
+
+def test_patience_stops_in_time(tmp_path):
+    run = Run(tmp_path, [3, 1, 2, 2, 2, 2], patience=2).run(6)
+    assert run.trainer.state.epoch == 4
+
+
+def test_resumed_equals_uninterrupted(tmp_path):
+    whole = Run(tmp_path / "whole", [5, 4, 3, 2]).run(4)
+    Run(tmp_path / "parts", [5, 4, 3, 2]).run(2)
+    resumed = Run(tmp_path / "parts", [5, 4, 3, 2]).run(4)
+    assert torch.equal(resumed.network.weight, whole.network.weight)
+    assert read(tmp_path / "parts" / "last.pt")["epoch"] == 4
+
+
+def test_a_finished_training_says_so_and_changes_nothing(tmp_path, capsys):
+    weight = Run(tmp_path, [1, 1]).run(2).network.weight.item()
+    assert Run(tmp_path, [1, 1]).run(2).network.weight.item() == weight
+    assert "Nothing is left to train" in capsys.readouterr().out
+
+
+def test_patience_that_ran_out_holds_after_a_resume(tmp_path):
+    Run(tmp_path, [1, 2, 2, 2, 2], patience=2).run(5)
+    assert Run(tmp_path, [1, 2, 2, 2, 2], patience=2).run(5).trainer.state.epoch == 3
+
+
+def test_resume_can_be_declined(tmp_path):
+    Run(tmp_path, [5, 4]).run(2)
+    fresh = Run(tmp_path, [5, 4], resume=False).run(1)
+    assert fresh.trainer.state.epoch == 1
+    assert read(tmp_path / "last.pt")["epoch"] == 1
+
+
+def test_another_architecture_is_named(tmp_path):
+    save(torch.nn.Linear(3, 1).state_dict(), tmp_path / "model.pt")
+    with pytest.raises(ValueError, match=r"another architecture: weight is \(1, 3\), the network's \(1, 2\)"):
+        load_weights(torch.nn.Linear(2, 1), tmp_path / "model.pt")
+    with pytest.raises(ValueError, match=r"0\.weight is missing"):
+        load_weights(torch.nn.Sequential(torch.nn.Linear(3, 1)), tmp_path / "model.pt")
+
+
+def test_weights_come_from_either_file(tmp_path):
+    run = Run(tmp_path, [1]).run(1)
+    for name in ("model.pt", "last.pt"):
+        assert torch.equal(load_weights(torch.nn.Linear(1, 1), tmp_path / name).weight, run.network.weight)
+
+
+def test_a_file_that_is_cut_off(tmp_path):
+    save({"weight": torch.rand(100)}, tmp_path / "model.pt")
+    (tmp_path / "model.pt").write_bytes((tmp_path / "model.pt").read_bytes()[:-300])
+    with pytest.raises(ValueError, match="cannot be read"):
+        read(tmp_path / "model.pt")
+
+
+def test_code_in_a_checkpoint_is_not_run(tmp_path):
+    torch.save(Engine, tmp_path / "model.pt")
+    with pytest.raises(ValueError, match="cannot be read"):
+        read(tmp_path / "model.pt")
+
+
+def test_weights_are_looked_for_in_two_places(tmp_path):
+    with pytest.raises(
+        FileNotFoundError, match=r"neither .*out/model\.pt' nor .*models/model\.pt' exists; .*ckpt_path"
+    ):
+        find_weights(tmp_path / "out", tmp_path)
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "model.pt").touch()
+    assert find_weights(tmp_path / "out", tmp_path) == str(tmp_path / "models" / "model.pt")

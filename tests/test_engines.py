@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+from scripts.engines import CodeEvaluator, IntrospectiveTrainer
+from scripts.losses import IntrospectiveLoss, ReconstructionLoss, attribute_loss, kl_divergence
+from scripts.networks import VariationalAutoencoder, sample
+
+WEIGHTS = {"beta_rec": 0.8, "beta_kl": 1.5, "beta_neg": 8.0, "gamma": 0.3, "delta": 10}
+
+
+def make_network(norm=("group", {"num_groups": 4})):
+    torch.manual_seed(0)
+    return VariationalAutoencoder(2, (16, 16), (4, 8), 6, norm).double()
+
+
+def make_batch():
+    generator = torch.Generator().manual_seed(1)
+    return {
+        "image": torch.rand(5, 2, 16, 16, generator=generator, dtype=torch.float64),
+        "attributes": torch.rand(5, 3, generator=generator, dtype=torch.float64),
+    }
+
+
+def make_trainer(network, loss, **kwargs):
+    return IntrospectiveTrainer(
+        device=torch.device("cpu"),
+        max_epochs=1,
+        train_data_loader=[make_batch()],
+        network=network,
+        optimizer=torch.optim.SGD(network.encoder.parameters(), 1e-3),
+        decoder_optimizer=torch.optim.SGD(network.decoder.parameters(), 1e-3),
+        loss_function=loss,
+        decollate=False,
+        **kwargs,
+    )
+
+
+def textbook_step(network, batch, eta, warmup=False):
+    """Eq. 6 and 7 written down plainly: everything computed anew, the other network frozen by its flags."""
+    image, s = batch["image"], 1 / batch["image"][0].numel()
+
+    def error(target, prediction):
+        return (target - prediction).square().sum((1, 2, 3))
+
+    def train_only(part, other):
+        part.requires_grad_(True)
+        other.requires_grad_(False)
+
+    train_only(network.encoder, network.decoder)
+    mean, log_variance = network.encode(image)
+    z = sample(mean, log_variance)
+    fakes = [] if warmup else [network.decode(z).detach(), network.decode(torch.randn_like(z)).detach()]
+    loss = WEIGHTS["gamma"] * attribute_loss(z, batch["attributes"], WEIGHTS["delta"])
+    loss = loss + s * (0.8 * error(image, network.decode(z)) + 1.5 * kl_divergence(mean, log_variance)).mean()
+    for g in fakes:
+        mean_g, log_variance_g = network.encode(g)
+        rebuilt = network.decode(sample(mean_g, log_variance_g))
+        elbo = 0.8 * error(g, rebuilt) + 8.0 * kl_divergence(mean_g, log_variance_g)
+        loss = loss + torch.exp(-2 * s * elbo).mean() / 4
+    encoder_gradient = torch.autograd.grad(loss, list(network.encoder.parameters()))
+    for parameter, gradient in zip(network.encoder.parameters(), encoder_gradient, strict=True):
+        parameter.data -= 1e-3 * gradient
+
+    train_only(network.decoder, network.encoder)
+    torch.manual_seed(7)
+    z = z.detach()
+    prior = torch.randn_like(z), torch.randn_like(z)  # what the encoder's phase drew: z's noise, then the prior's
+    loss = s * 0.8 * error(image, network.decode(z)).mean()
+    for g in [] if warmup else [network.decode(z), network.decode(prior[1])]:
+        mean_g, log_variance_g = network.encode(g)
+        loss = loss + s * 0.5 * 1.5 * kl_divergence(mean_g, log_variance_g).mean()
+        if eta:
+            rebuilt = network.decode(sample(mean_g.detach(), log_variance_g.detach()))
+            loss = loss + s * 0.5 * eta * 0.8 * error(g.detach(), rebuilt).mean()
+    decoder_gradient = torch.autograd.grad(loss, list(network.decoder.parameters()))
+    return encoder_gradient, decoder_gradient
+
+
+@pytest.mark.parametrize("norm", ["batch", ("group", {"num_groups": 4})])
+@pytest.mark.parametrize("warmup", [False, True])
+def test_step_is_that_of_the_equations(norm, warmup):
+    network, batch = make_network(norm), make_batch()
+    oracle = copy.deepcopy(network).train()
+    trainer = make_trainer(network, IntrospectiveLoss(ReconstructionLoss(1), **WEIGHTS), warmup_epochs=int(warmup))
+    trainer.state.epoch = 1
+    torch.manual_seed(7)
+    trainer._iteration(trainer, batch)
+    torch.manual_seed(7)
+    encoder_gradient, decoder_gradient = textbook_step(oracle, batch, eta=0, warmup=warmup)
+    for parameter, gradient in zip(network.encoder.parameters(), encoder_gradient, strict=True):
+        assert torch.allclose(parameter.grad, gradient, atol=1e-10)
+    for parameter, gradient in zip(network.decoder.parameters(), decoder_gradient, strict=True):
+        assert torch.allclose(parameter.grad, gradient, atol=1e-10)
+
+
+def test_eta_adds_its_term_to_the_decoder_alone():
+    losses = {}
+    for eta in (0.0, 0.5):
+        network = make_network()
+        trainer = make_trainer(network, IntrospectiveLoss(ReconstructionLoss(1), **WEIGHTS, eta=eta))
+        trainer.state.epoch = 1
+        torch.manual_seed(7)
+        losses[eta] = trainer._iteration(trainer, make_batch())["terms"]
+    assert losses[0.5]["encoder_loss"] == losses[0.0]["encoder_loss"]
+    assert losses[0.5]["decoder_loss"] > losses[0.0]["decoder_loss"]
+
+
+def test_each_update_leaves_the_other_part_alone():
+    network = make_network()
+    before = copy.deepcopy(network.state_dict())
+    trainer = make_trainer(network, IntrospectiveLoss(ReconstructionLoss(1), **WEIGHTS))
+    steps = []
+    for optimizer in (trainer.optimizer, trainer.decoder_optimizer):
+        step = optimizer.step
+        optimizer.step = lambda step=step: steps.append(copy.deepcopy(network.state_dict())) or step()
+    trainer.run()
+    assert all(torch.equal(steps[0][name], before[name]) for name in before)
+    assert all(torch.equal(steps[1][name], before[name]) for name in before if name.startswith("decoder"))
+    assert any(not torch.equal(steps[1][name], before[name]) for name in before if name.startswith("encoder"))
+    after = network.state_dict()
+    assert all(torch.equal(steps[1][name], after[name]) for name in before if name.startswith("encoder"))
+    assert any(not torch.equal(after[name], before[name]) for name in before if name.startswith("decoder"))
+
+
+def test_every_term_is_reported():
+    trainer = make_trainer(make_network(), IntrospectiveLoss(ReconstructionLoss(1), **WEIGHTS))
+    trainer.run()
+    terms = trainer.state.output["terms"]
+    assert set(terms) == {
+        *("encoder_loss", "decoder_loss", "attribute_loss", "reconstruction_loss", "kl_real"),
+        *("kl_reconstructed", "kl_generated", "log_exp_elbo_reconstructed", "log_exp_elbo_generated"),
+    }
+    assert not any(term.requires_grad for term in terms.values())
+
+
+def test_attribute_loss_is_reported_without_its_weight():
+    terms = {}
+    for gamma in (0.3, 3.0):
+        trainer = make_trainer(make_network(), IntrospectiveLoss(ReconstructionLoss(1), **(WEIGHTS | {"gamma": gamma})))
+        torch.manual_seed(2)
+        trainer.run()
+        terms[gamma] = trainer.state.output["terms"]["attribute_loss"]
+    assert terms[0.3] == pytest.approx(float(terms[3.0]))
+
+
+def test_amp_is_refused():
+    with pytest.raises(ValueError, match="amp is not supported"):
+        make_trainer(make_network(), IntrospectiveLoss(ReconstructionLoss(1), **WEIGHTS), amp=True)
+
+
+def test_evaluator_encodes_the_mean_in_evaluation_mode():
+    network, batch = make_network("batch"), make_batch()
+    evaluator = CodeEvaluator(device=torch.device("cpu"), val_data_loader=[batch], network=network, decollate=False)
+    evaluator.run()
+    network.eval()
+    assert torch.equal(evaluator.state.output["codes"], network.encode(batch["image"])[0])
+    assert torch.equal(evaluator.state.output["pred"], network(batch["image"]))
+    assert torch.equal(evaluator.state.output["attributes"], batch["attributes"])

@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from ignite.engine import Engine, Events
+from monai.data import DataLoader, Dataset
+from monai.transforms import RandGaussianNoise
+
+from scripts.handlers import CodeCollector, CodesWriter, EpochSeed, LossGuard, Pictures
+from scripts.networks import VariationalAutoencoder
+from scripts.storage import read_csv
+
+
+def drawn(epochs, start=0, workers=0):
+    """What a training with random transforms sees: the first values of each batch, and its own noise."""
+    seen = []
+    data = Dataset([torch.full((1, 4), float(i)) for i in range(6)], RandGaussianNoise(prob=1))
+    engine = Engine(lambda engine, batch: seen.append((batch[:, 0, 0].tolist(), torch.rand(1).item())))
+    engine.data_loader = DataLoader(data, batch_size=3, shuffle=True, num_workers=workers)
+    EpochSeed(5).attach(engine)
+    engine.add_event_handler(Events.STARTED, lambda engine: setattr(engine.state, "epoch", start))
+    engine.run(engine.data_loader, max_epochs=epochs)
+    return seen
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_epochs_are_the_same_however_they_are_reached(workers):
+    whole = drawn(3, workers=workers)
+    assert whole == drawn(3, workers=workers)
+    assert whole[4:] == drawn(3, start=2, workers=workers)
+    assert whole[:2] != whole[2:4]
+
+
+def engine_with(terms):
+    engine = Engine(lambda engine, batch: {"terms": {name: torch.tensor(value) for name, value in terms.items()}})
+    LossGuard().attach(engine)
+    return engine
+
+
+def test_a_loss_that_is_not_finite_stops_at_once_and_is_named():
+    with pytest.raises(FloatingPointError, match=r"kl_real not finite in epoch 1, iteration 1\. Lower --learning_rate"):
+        engine_with({"encoder_loss": 1.0, "kl_real": float("nan")}).run([0], max_epochs=1)
+
+
+def test_vanished_adversarial_gradient_is_reported():
+    terms = {"log_exp_elbo_reconstructed": -30.0, "log_exp_elbo_generated": -40.0}
+    with pytest.warns(UserWarning, match=r"vanished in epoch 1 \(log_exp_elbo -30\.0\).*--beta_neg"):
+        engine_with(terms).run([0], max_epochs=1)
+
+
+@pytest.mark.parametrize(
+    "terms", [{"kl_real": 1.0}, {"log_exp_elbo_reconstructed": -2.0, "log_exp_elbo_generated": -40.0}]
+)
+def test_no_false_alarm(terms, recwarn):
+    engine_with(terms).run([0], max_epochs=1)
+    assert not recwarn
+
+
+def test_codes_are_written_with_their_attributes(tmp_path):
+    engine = Engine(lambda engine, batch: [{"codes": torch.tensor([1.5, -2.0, 0.25])} for _ in batch])
+    CodesWriter(tmp_path, ["LVEDV", "RVEDV"]).attach(engine)
+    engine.run([[{"subject": "a"}], [{"subject": "b"}]])
+    row = {"z0_LVEDV": "1.5", "z1_RVEDV": "-2", "z2": "0.25"}
+    assert read_csv(tmp_path / "codes.csv") == [{"subject": name, **row} for name in "ab"]
+
+
+def test_pictures_are_drawn_when_due(tmp_path):
+    network = VariationalAutoencoder(2, (16, 16), (4, 8), 6, "instance").eval()
+    image = torch.rand(5, 2, 16, 16)
+    output = {"image": image, "pred": image, "codes": torch.randn(5, 6)}
+    engine = Engine(lambda engine, batch: output)
+    CodeCollector().attach(engine)
+    Pictures(tmp_path, network, ["LVEDV", "RVEDV"], ["ED", "ES"], interval=2, final_epoch=5, subjects=3).attach(engine)
+    engine.run([0], max_epochs=1)
+    assert not list((tmp_path / "pictures").iterdir())
+    engine.run([0], max_epochs=2)
+    assert sorted(path.name for path in (tmp_path / "pictures").iterdir()) == ["reconstructions.png", "traversals.png"]
+    assert list((tmp_path / "tensorboard").iterdir())
+    assert np.array(engine.state.codes[0]).shape == (5, 6)

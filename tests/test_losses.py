@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch.distributions import Normal
+from torch.distributions import kl_divergence as torch_kl
+
+from scripts.losses import Elbo, IntrospectiveLoss, ReconstructionLoss, attribute_loss, kl_divergence
+from tests.conftest import shared
+
+
+def test_golden_attribute_loss():
+    golden = np.load(shared("golden/attribute_loss.npz"))
+    attributes = torch.from_numpy(golden["attributes"])
+    for delta, loss in zip(golden["delta"], golden["loss"], strict=True):
+        codes = torch.from_numpy(golden["codes"]).requires_grad_()
+        value = attribute_loss(codes, attributes, float(delta))
+        value.backward()
+        assert value.item() == pytest.approx(float(loss), abs=1e-9)
+        assert np.allclose(codes.grad, golden[f"grad_delta{delta:g}"], atol=1e-9)
+
+
+def test_attribute_loss_by_hand():
+    codes, attributes = torch.tensor([[0.0], [1.0]]), torch.tensor([[5.0], [3.0]])
+    # two pairs of 0 on the diagonal, two of |tanh(1) + 1|
+    assert attribute_loss(codes, attributes, 1) == pytest.approx((1 + np.tanh(1)) / 2, abs=1e-6)
+
+
+def test_ordered_codes_cost_next_to_nothing():
+    attributes = torch.arange(10.0)[:, None]
+    assert attribute_loss(attributes * 3, attributes, 10) < 1e-6
+    assert attribute_loss(-attributes * 3, attributes, 10) > 1.7
+
+
+def test_pairs_with_a_missing_value_are_left_out():
+    codes, attributes = torch.randn(6, 2), torch.rand(6, 2)
+    attributes[4, 0] = float("nan")
+    kept = [0, 1, 2, 3, 5]
+    expected = attribute_loss(codes[kept, :1], attributes[kept, :1], 2)
+    expected = expected + attribute_loss(codes[:, 1:], attributes[:, 1:], 2)
+    codes.requires_grad_()
+    value = attribute_loss(codes, attributes, 2)
+    value.backward()
+    assert value.item() == pytest.approx(expected.item(), abs=1e-6)
+    assert codes.grad.isfinite().all()
+    assert codes.grad[4, 0] == 0
+
+
+def test_a_batch_without_values_costs_nothing():
+    assert attribute_loss(torch.randn(4, 1), torch.full((4, 1), float("nan")), 1) == 0
+
+
+@pytest.mark.parametrize(("codes", "attributes"), [((4, 1), (4, 2)), ((4, 2), (3, 2)), ((4,), (4, 1))])
+def test_shapes_that_do_not_fit(codes, attributes):
+    with pytest.raises(ValueError, match="do not fit"):
+        attribute_loss(torch.rand(codes), torch.rand(attributes), 1)
+
+
+def test_kl_is_that_of_torch():
+    mean, log_variance = torch.randn(5, 7), torch.randn(5, 7)
+    expected = torch_kl(Normal(mean, (0.5 * log_variance).exp()), Normal(0.0, 1.0)).sum(1)
+    assert torch.allclose(kl_divergence(mean, log_variance), expected, atol=1e-5)
+
+
+def test_reconstruction_is_summed_per_sample():
+    target = torch.zeros(2, 2, 4, 4)
+    prediction = target.clone()
+    prediction[1] = 0.5
+    loss = ReconstructionLoss(0.1, 100, lambda x, y: (x - y).abs().mean((1, 2, 3)))
+    assert torch.allclose(loss(prediction, target), torch.tensor([0, 0.1 * 32 * 0.25 + 100 * 32 * 0.5]))
+    assert loss.per_value(prediction, target) == pytest.approx((0.1 * 0.25 + 100 * 0.5) / 2)
+
+
+def test_perceptual_weight_of_zero_computes_nothing():
+    def fail(prediction, target):
+        raise AssertionError("computed")
+
+    assert ReconstructionLoss(1, 0, fail)(torch.rand(1, 1, 4, 4), torch.rand(1, 1, 4, 4)).shape == (1,)
+
+
+def test_perceptual_weight_needs_a_distance():
+    with pytest.raises(ValueError, match="perceptual"):
+        ReconstructionLoss(1, 1)
+
+
+WEIGHTS = {"beta_rec": 0.8, "beta_kl": 1.5, "beta_neg": 16, "gamma": 0.05, "delta": 10, "eta": 0.3}
+ELBOS = [Elbo(torch.tensor([e, 2 * e]), torch.tensor([k, k + 1])) for e, k in ((3.0, 2.0), (4.0, 5.0), (1.0, 7.0))]
+
+
+def test_encoder_objective_is_equation_6():
+    loss, s = IntrospectiveLoss(ReconstructionLoss(1), **WEIGHTS), 1 / 32
+    real, *generated = ELBOS
+    expected = (s * (0.8 * real.error + 1.5 * real.kl)).mean()
+    for g in generated:
+        expected = expected + 0.25 * torch.exp(-2 * s * (0.8 * g.error + 16 * g.kl)).mean()
+    assert loss.encoder(real, generated, s) == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_decoder_objective_is_equation_7():
+    loss, s = IntrospectiveLoss(ReconstructionLoss(1), **WEIGHTS), 1 / 32
+    real, *generated = ELBOS
+    expected = s * 0.8 * real.error.mean()
+    for g in generated:
+        expected = expected + s * 0.5 * (0.3 * 0.8 * g.error + 1.5 * g.kl).mean()
+    assert loss.decoder(real, generated, s) == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_the_logarithm_survives_where_the_exponential_underflows():
+    loss = IntrospectiveLoss(ReconstructionLoss(1), **(WEIGHTS | {"beta_neg": 1e6}))
+    value = loss.log_exp_elbo(ELBOS[0], 1)
+    assert value.isfinite().all()
+    assert (value.exp() == 0).all()
+
+
+def test_gamma_of_zero_computes_no_attribute_loss():
+    loss = IntrospectiveLoss(ReconstructionLoss(1), **(WEIGHTS | {"gamma": 0}))
+    assert loss.attribute(torch.rand(3, 2), None) == 0

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from scripts.networks import VariationalAutoencoder, sample
+
+SMALL = {"spatial_size": (32, 32), "channels": (8, 16, 16), "latent_dim": 10}
+GROUP = ["group", {"num_groups": 4}]
+
+
+@pytest.mark.parametrize("channels", [1, 2, 5])
+@pytest.mark.parametrize("norm", ["batch", "instance", GROUP])
+def test_shapes(channels, norm):
+    network = VariationalAutoencoder(channels, **SMALL, norm=norm).eval()
+    image = torch.rand(3, channels, 32, 32)
+    mean, log_variance = network.encode(image)
+    assert mean.shape == log_variance.shape == (3, 10)
+    assert network(image).shape == image.shape
+
+
+def test_forward_decodes_the_mean():
+    network = VariationalAutoencoder(**SMALL).eval()
+    image = torch.rand(2, 2, 32, 32)
+    assert torch.equal(network(image), network.decode(network.encode(image)[0]))
+
+
+def test_output_is_not_bounded():
+    network = VariationalAutoencoder(**SMALL).eval()
+    image = network.decode(100 * torch.randn(8, 10))
+    assert image.min() < 0
+
+
+def test_rectangular_images():
+    network = VariationalAutoencoder(**(SMALL | {"spatial_size": (32, 48)})).eval()
+    assert network(torch.rand(1, 2, 32, 48)).shape == (1, 2, 32, 48)
+
+
+def test_paper_size_costs_what_the_paper_network_costs():
+    network, image = VariationalAutoencoder().eval(), torch.rand(1, 2, 128, 128)
+    with FlopCounterMode(display=False) as encoder, torch.no_grad():
+        mean = network.encode(image)[0]
+    with FlopCounterMode(display=False) as decoder, torch.no_grad():
+        network.decode(mean)
+    assert encoder.get_total_flops() / 2e9 == pytest.approx(3.25, abs=0.01)
+    assert decoder.get_total_flops() / 2e9 == pytest.approx(3.10, abs=0.01)
+
+
+def test_size_that_cannot_be_halved_is_refused():
+    with pytest.raises(ValueError, match="must be divisible by 8"):
+        VariationalAutoencoder(**(SMALL | {"spatial_size": (32, 36)}))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*")
+def test_torchscript_equals_eager():
+    network, image = VariationalAutoencoder(**SMALL).eval(), torch.rand(2, 2, 32, 32)
+    scripted = torch.jit.script(network)
+    assert torch.equal(scripted(image), network(image))
+    assert torch.equal(scripted.encode(image)[1], network.encode(image)[1])
+
+
+def test_sampling_has_the_asked_moments():
+    torch.manual_seed(0)
+    codes = sample(torch.full((20000, 1), 3.0), torch.full((20000, 1), 2.0).log() * 2)
+    assert codes.mean() == pytest.approx(3, abs=0.06)
+    assert codes.std() == pytest.approx(2, abs=0.06)

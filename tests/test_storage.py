@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+import pytest
+
+from scripts.storage import atomic_path, output_folder, read_csv, write_csv, write_json
+
+
+def test_an_error_leaves_the_old_file_and_no_remains(tmp_path):
+    write_json(tmp_path / "a.json", {"old": 1})
+    before = (tmp_path / "a.json").read_text()
+    with pytest.raises(TypeError):
+        write_json(tmp_path / "a.json", {"new": object()})
+    assert (tmp_path / "a.json").read_text() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_suffixes_are_kept(tmp_path):
+    with atomic_path(tmp_path / "scan.nii.gz") as part:
+        assert part.name.endswith(".nii.gz")
+        part.touch()
+
+
+def test_csv_round_trip(tmp_path):
+    write_csv(tmp_path / "a.csv", [{"subject": "x, y", "age": 3}, {"subject": "z"}], ["subject", "age"])
+    assert read_csv(tmp_path / "a.csv") == [{"subject": "x, y", "age": "3"}, {"subject": "z", "age": ""}]
+
+
+def test_output_folder_under_a_file_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError, match=r"output_dir .*--output_dir"):
+        output_folder(tmp_path / "file" / "out")
+
+
+def test_output_folder_is_made_and_left_empty(tmp_path):
+    assert list(output_folder(tmp_path / "a" / "b").iterdir()) == []

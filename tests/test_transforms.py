@@ -1,0 +1,191 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from monai.data import MetaTensor
+from monai.transforms import Compose, Invertd
+from scipy import ndimage
+
+from scripts.cohort.layout import PHASES, write_volume
+from scripts.transforms import (
+    ChannelsToViewsd,
+    LoadSubjectd,
+    RandAffineHeartd,
+    StackAttributesd,
+    VentricleCropd,
+    ViewsToChannelsd,
+)
+
+SIZE = (64, 64)
+
+
+def oblique(voxel, seed=1):
+    affine = np.eye(4)
+    affine[:3, :3] = np.linalg.qr(np.random.default_rng(seed).normal(size=(3, 3)))[0] * voxel
+    affine[:3, 3] = (12, -40, 33)
+    return affine
+
+
+def subject(mask, voxel=(1.8, 1.8, 10.0)):
+    """The item of a heart whose image shows LV 3, RV 2 and myocardium 1."""
+    image = np.choose(mask, [0.0, 3.0, 1.0, 2.0]).astype(np.float32)[None]
+    item = {f"mask_{phase}": MetaTensor(torch.from_numpy(mask[None])) for phase in PHASES}
+    return item | {f"image_{phase}": MetaTensor(torch.from_numpy(image), affine=oblique(voxel)) for phase in PHASES}
+
+
+def centers(crop):
+    """Row and column of LV and RV in a crop (H, W)."""
+    return [ndimage.center_of_mass(np.abs(crop - value) < 0.3) for value in (3, 2)]
+
+
+@pytest.fixture(params=[0, 1, 2, 3])
+def turned(request, heart_mask):
+    """The heart turned by a multiple of 90 degrees, in alternating slice order."""
+    mask = np.rot90(heart_mask, request.param)
+    return np.ascontiguousarray(mask[..., :: 1 if request.param % 2 else -1])
+
+
+def test_lv_is_centered_and_rv_on_its_left(turned):
+    crop = VentricleCropd(PHASES, SIZE, 1.8)(subject(turned))["image_ED"].numpy()[0, ..., 0]
+    (row, column), (rv_row, rv_column) = centers(crop)
+    assert abs(row - 31.5) < 0.6
+    assert abs(column - 31.5) < 0.6
+    assert abs(rv_row - row) < 0.8
+    assert rv_column < column - 8
+
+
+@pytest.mark.parametrize("angle", [-50, 20, 130])
+def test_any_rotation_is_undone(heart_mask, angle):
+    mask = ndimage.rotate(heart_mask, angle, axes=(0, 1), reshape=False, order=0)
+    crop = VentricleCropd(PHASES, SIZE, 1.8)(subject(mask))["image_ED"].numpy()[0, ..., 0]
+    (row, column), (rv_row, rv_column) = centers(crop)
+    assert abs(rv_row - row) < 1.5
+    assert rv_column < column
+
+
+@pytest.mark.parametrize("turns", [0, 1, 2, 3])
+def test_a_crop_is_never_a_mirror_image(heart_mask, turns):
+    item = subject(np.ascontiguousarray(np.rot90(heart_mask, turns)))
+    marked = np.zeros((40, 40, 8), np.float32)
+    marked[24, 8] = 9  # above the LV as displayed, with the RV on its left
+    item["image_ED"].copy_(torch.from_numpy(np.rot90(marked, turns).copy())[None])
+    crop = VentricleCropd(PHASES, SIZE, 1.8)(item)["image_ED"].numpy()[0, ..., 0]
+    row, column = ndimage.center_of_mass(crop)
+    assert row < 24
+    assert abs(column - 31.5) < 1
+
+
+@pytest.mark.parametrize("spacing", [1.0, 1.8, 2.5])
+def test_pixels_have_the_asked_size(heart_mask, spacing):
+    item = subject(heart_mask)
+    item["image_ED"].zero_()
+    item["image_ED"][0, 34, 20] = 9  # 10 voxels to the right of the LV's center
+    crop = VentricleCropd(PHASES, (128, 128), spacing)(item)["image_ED"].numpy()[0, ..., 0]
+    row, column = ndimage.center_of_mass(crop)
+    assert (column - 63.5) * spacing == pytest.approx(10 * 1.8, abs=0.4 * spacing)
+    assert row == pytest.approx(63.5, abs=0.5)
+
+
+def test_anisotropic_pixels_become_square(heart_mask):
+    stretched = heart_mask.repeat(2, axis=0)
+    crop = VentricleCropd(PHASES, SIZE, 1.8)(subject(stretched, (0.9, 1.8, 10)))["image_ED"].numpy()[0, ..., 0]
+    lv = np.argwhere(np.abs(crop - 3) < 0.3)
+    assert abs(np.subtract(*np.ptp(lv, axis=0))) <= 1
+
+
+def test_shrinking_does_not_alias():
+    stripes = torch.zeros(1, 80, 80, 8)
+    stripes[:, ::3] = 1
+    x, y = np.meshgrid(np.arange(80), np.arange(80), indexing="ij")
+    mask = np.zeros((80, 80, 8), np.uint8)
+    for label, center, radius in ((2, 48, 18), (1, 48, 14), (3, 20, 8)):
+        mask[np.hypot(x - center, y - 40) < radius] = label
+    item = subject(mask, (0.7, 0.7, 8)) | {"image_ED": MetaTensor(stripes, affine=oblique((0.7, 0.7, 8)))}
+    crop = VentricleCropd(PHASES, (16, 16), 2.5)(item)["image_ED"].numpy()
+    assert crop.std() < 0.1  # half of 0.5 without smoothing
+
+
+@pytest.mark.parametrize("spacing", [1.8, 2.5])
+def test_a_crop_returns_to_the_scans_own_grid(turned, spacing):
+    pipeline = Compose([VentricleCropd(PHASES, SIZE, spacing)])
+    item = pipeline(subject(turned))
+    item["pred_ED"] = MetaTensor(item["image_ED"].clone().as_tensor())
+    back = Invertd("pred_ED", pipeline, "image_ED", nearest_interp=False)(item)["pred_ED"]
+    original = subject(turned)["image_ED"]
+    basal = int(np.flatnonzero(np.abs(back.numpy()).sum((0, 1, 2)))[0])
+    assert back.shape == original.shape
+    assert torch.allclose(back.affine, original.affine)
+    assert basal == (0 if (turned[..., 7] == 1).sum() == 0 else 7)
+    assert np.count_nonzero(np.abs(back.numpy()).sum((0, 1, 2))) == 1
+    restored, truth = (ndimage.center_of_mass(volume[0, ..., basal].numpy() > 2.4) for volume in (back, original))
+    assert np.allclose(restored, truth, atol=0.3)
+
+
+def test_channels_and_views_are_inverse():
+    crops = {f"image_{phase}": MetaTensor(torch.rand(1, 8, 8, 2)) for phase in PHASES}
+    image = ViewsToChannelsd(PHASES)(crops)["image"]
+    views = ChannelsToViewsd(PHASES)({"pred": image})
+    assert image.shape == (4, 8, 8)
+    assert all(torch.equal(views[f"pred_{phase}"].as_tensor(), crops[f"image_{phase}"].as_tensor()) for phase in PHASES)
+
+
+def test_loading_reads_one_frame_of_a_cine(tmp_path, heart_mask):
+    cine = np.stack([heart_mask * 0, heart_mask], -1)
+    write_volume(tmp_path / "sa.nii.gz", cine, oblique((1.8, 1.8, 10)), 0.03)
+    item = {f"{kind}_{phase}": str(tmp_path / "sa.nii.gz") for kind in ("image", "mask") for phase in PHASES}
+    loaded = LoadSubjectd(["ES"])(item | {"frame_ED": 0, "frame_ES": 1})
+    assert np.array_equal(loaded["image_ES"][0].numpy(), heart_mask)
+    assert loaded["mask_ED"].sum() == 0
+    assert loaded["image_ED"] == str(tmp_path / "sa.nii.gz")
+
+
+def test_missing_attributes_become_nan():
+    vector = StackAttributesd(["LVEDV", "RVEDV"])({"LVEDV": None, "RVEDV": 150.0})["attributes"]
+    assert vector[0].isnan()
+    assert vector[1] == 150
+
+
+@pytest.mark.parametrize("zoom", [0.8, 1.3])
+def test_zoom_scales_volumes_by_its_square(zoom):
+    disc = torch.from_numpy((np.hypot(*np.mgrid[-32:32, -32:32]) < 15).astype(np.float32))[None]
+    move = RandAffineHeartd(["image"], (zoom, zoom), prob=1, rotate_range=0.3, translate_range=(3, 3))
+    item = move({"image": disc, "attributes": torch.tensor([100.0])})
+    assert item["image"].shape == disc.shape
+    assert float(item["image"].sum() / disc.sum()) == pytest.approx(zoom**2, rel=0.03)
+    assert float(item["attributes"]) == pytest.approx(100 * zoom**2, rel=1e-4)
+
+
+def test_zoom_does_not_distort():
+    disc = torch.from_numpy((np.hypot(*np.mgrid[-32:32, -32:32]) < 12).astype(np.float32))[None]
+    move = RandAffineHeartd(["image"], (0.7, 1.5), prob=1)
+    for _ in range(5):
+        extent = np.ptp(
+            np.argwhere(move({"image": disc, "attributes": torch.ones(1)})["image"][0].numpy() > 0.5), axis=0
+        )
+        assert abs(extent[0] - extent[1]) <= 1
+
+
+def test_without_a_zoom_volumes_stay():
+    item = {"image": torch.rand(1, 8, 8), "attributes": torch.tensor([100.0])}
+    assert RandAffineHeartd(["image"], (0.5, 0.6), prob=0)(item)["attributes"] == 100
+    assert RandAffineHeartd(["image"], (1, 1), prob=1, rotate_range=0.2)(item)["attributes"] == 100
+
+
+def test_zoom_follows_the_seed():
+    item = {"image": torch.rand(1, 8, 8), "attributes": torch.tensor([100.0])}
+    first, second = (
+        RandAffineHeartd(["image"], (0.8, 1.2), prob=1).set_random_state(3)(item)["attributes"] for _ in range(2)
+    )
+    assert first == second != 100
+
+
+@pytest.mark.parametrize("phases", [[], ["ED", "EX"], "diastole"])
+def test_unknown_phases_are_refused(phases):
+    with pytest.raises(ValueError, match="are not valid"):
+        LoadSubjectd(phases)
+
+
+def test_unknown_view_is_refused():
+    with pytest.raises(ValueError, match="'apical' is not a view"):
+        VentricleCropd(PHASES, SIZE, 1.8, slices="apical")

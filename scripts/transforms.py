@@ -27,6 +27,7 @@ from scripts.cohort.attributes import basal_slices
 from scripts.cohort.layout import LABELS, PHASES, SubjectError, read_image, read_mask
 
 VIEWS = ("basal",)
+DUST = 1e-4  # a weight that only rounding gives to the slices beside a crop
 
 
 class LoadSubjectd(Transform):
@@ -95,6 +96,7 @@ class VentricleCropd(MapTransform, InvertibleTransform):
         item = dict(data)
         for key in self.key_iterator(item):
             item[key] = self.resample.inverse(item[key])
+            item[key][item[key].abs() < DUST] = 0
         return item
 
 

@@ -1,0 +1,117 @@
+"""The cohort road on the 100 training patients of ACDC; skipped where they are not at hand."""
+
+from __future__ import annotations
+
+import math
+import resource
+import time
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+
+from scripts.cohort.acdc import import_acdc
+from scripts.cohort.datalist import load_items
+from scripts.cohort.layout import LABELS, PHASES
+from scripts.cohort.prepare import prepare
+from scripts.storage import read_csv
+from scripts.transforms import LoadSubjectd, VentricleCropd
+from tests.conftest import shared
+
+VOLUME_COLUMNS = {"LV": "LV_ml", "RV": "RV_ml", "Myo": "MYO_ml"}
+
+
+@pytest.fixture(scope="module")
+def acdc(tmp_path_factory):
+    """ACDC in the UKBB format with its cohort, and how long it took."""
+    source, root = shared("data/acdc/training"), tmp_path_factory.mktemp("acdc")
+    start = time.perf_counter()
+    import_acdc(source, root / "dataset")
+    prepare(root / "dataset", root / "out")
+    first = time.perf_counter() - start
+    prepare(root / "dataset", root / "out")
+    return root, first, time.perf_counter() - start - first
+
+
+@pytest.fixture(scope="module")
+def cohort(acdc):
+    return {row["subject"]: row for row in read_csv(acdc[0] / "out" / "cohort.csv")}
+
+
+def test_all_patients_are_included(cohort):
+    assert len(cohort) == 100
+    assert {row["status"] for row in cohort.values()} == {"included"}
+
+
+def test_volumes_are_the_reference(cohort):
+    golden = read_csv(shared("golden/acdc_training_volumes.csv"))
+    for row in golden:
+        for structure, column in VOLUME_COLUMNS.items():
+            ours = float(cohort[row["patient"]][f"{structure}{row['phase']}V"])
+            assert ours == pytest.approx(float(row[column]), abs=0.01)
+    assert len(golden) == 200
+
+
+def test_patients_keep_their_diagnosis(cohort):
+    groups = [row["diagnosis"] for row in cohort.values()]
+    assert {group: groups.count(group) for group in set(groups)} == dict.fromkeys(
+        ("NOR", "DCM", "HCM", "MINF", "RV"), 20
+    )
+
+
+def test_images_keep_their_voxels(acdc):
+    original = nib.load(shared("data/acdc/training") / "patient090" / "patient090_frame11.nii.gz")
+    written = nib.load(acdc[0] / "dataset" / "patient090" / "sa_ES.nii.gz")
+    assert np.array_equal(original.dataobj, written.dataobj)
+    assert original.get_data_dtype() == written.get_data_dtype()
+
+
+def test_fast_and_within_memory(acdc):
+    assert acdc[1] < 60
+    assert acdc[2] < 5
+    # Linux counts in KiB, and the children are the workers.
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < 1.5 * 2**20
+
+
+@pytest.fixture(scope="module")
+def crops(acdc):
+    """LV and RV of all patients as soft maps, cropped like their images: patient and phase to two (128, 128)."""
+    load, crop, found = LoadSubjectd(), VentricleCropd(PHASES, (128, 128), 1.8), {}
+    for item in load_items(acdc[0] / "out" / "datalist.json", acdc[0] / "dataset"):
+        for structure in ("LV", "RV"):
+            data = load(item)
+            for phase in PHASES:
+                data[f"image_{phase}"].copy_(data[f"mask_{phase}"].as_tensor() == LABELS[structure])
+            for phase, key in zip(PHASES, crop.keys, strict=True):
+                found.setdefault((item["subject"], phase), []).append(crop(data)[key][0, ..., 0].numpy())
+    return found
+
+
+def test_every_crop_is_centered_and_turned(crops):
+    assert len(crops) == 200
+    for name, structures in crops.items():
+        lv, rv = (np.array(ndimage.center_of_mass(structure)) for structure in structures)
+        down, right = rv - lv
+        assert np.abs(lv - 63.5).max() < 0.2, name
+        assert abs(math.degrees(math.atan2(down, -right))) < 1, name
+
+
+def test_a_crop_keeps_the_area_of_the_lv(crops, cohort):
+    for (subject, phase), (lv, _) in crops.items():
+        area = float(cohort[subject][f"LV{phase}A"])
+        assert lv.sum() * 0.18**2 == pytest.approx(area, rel=0.02)
+
+
+def test_a_crop_overlays_its_own_slice(acdc):
+    item = load_items(acdc[0] / "out" / "datalist.json", acdc[0] / "dataset")[0]
+    crop = VentricleCropd(PHASES, (128, 128), 1.8)
+    data = LoadSubjectd()(item)
+    mask = (data["mask_ED"].as_tensor() == LABELS["LV"]).float()
+    data["image_ED"].copy_(mask)
+    back = crop.inverse(crop(data))["image_ED"]
+    basal = item["basal_slice_ED"]
+    assert torch.nonzero(back.abs().sum((0, 1, 2))).flatten().tolist() == [basal]
+    there, here = (ndimage.center_of_mass(volume[0, ..., basal].numpy()) for volume in (mask, back))
+    assert np.allclose(there, here, atol=0.2)

@@ -1,0 +1,281 @@
+"""The bundle as its users run it: real command lines, from wherever they stand."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from monai.bundle import ConfigParser, ConfigWorkflow
+from monai.bundle.scripts import verify_net_in_out
+
+from scripts.cohort.prepare import prepare
+from scripts.storage import read_csv
+from tests.conftest import ROOT, shared
+
+CONFIGS = ROOT / "bundle" / "configs"
+TINY = {"channels": [8, 8, 8], "latent_dim": 8, "batch_size": 4, "perceptual_weight": 0, "max_epochs": 2}
+
+
+def bundle(run_id, *configs, cwd=ROOT, **overrides):
+    """Run ``python -m monai.bundle run`` and return its outcome."""
+    process = subprocess.Popen(command(run_id, *configs, **overrides), cwd=cwd, env=environment(), **PIPES)
+    output = process.communicate(timeout=300)[0]
+    return process.returncode, output
+
+
+PIPES = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+
+
+def environment():
+    return {**os.environ, "OMP_NUM_THREADS": "1"} | {"PYTHONPATH": ""}
+
+
+def command(run_id, *configs, **overrides):
+    files = str([str(CONFIGS / name) for name in configs])
+    arguments = [
+        f"--{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in overrides.items()
+    ]
+    return [sys.executable, "-m", "monai.bundle", "run", run_id, f"--config_file={files}", *arguments]
+
+
+def train_command(prepared, phantoms, output, **overrides):
+    paths = {"dataset_dir": str(phantoms), "datalist": str(prepared / "datalist.json"), "output_dir": str(output)}
+    return command("training", "train.json", "overlays/compact.json", **paths, **(TINY | overrides))
+
+
+def train(prepared, phantoms, output, **overrides):
+    process = subprocess.run(
+        train_command(prepared, phantoms, output, **overrides), cwd=ROOT, env=environment(), timeout=300, **PIPES
+    )
+    assert process.returncode == 0, process.stdout[-3000:]
+    return process.stdout
+
+
+@pytest.fixture(scope="module")
+def trained(prepared, phantoms, tmp_path_factory):
+    """A model trained for two epochs on the phantom cohort."""
+    output = tmp_path_factory.mktemp("trained")
+    train(prepared, phantoms, output)
+    return output
+
+
+def test_the_whole_road_from_another_directory(tmp_path):
+    code, text = bundle("phantom", "cohort.json", cwd=tmp_path, subjects=12, failing=0)
+    assert code == 0, text[-2000:]
+    code, text = bundle("prepare", "cohort.json", cwd=tmp_path)
+    assert code == 0, text[-2000:]
+    assert "Found 12 subjects: 12 included, 0 excluded." in text
+    code, text = bundle("training", "train.json", "overlays/compact.json", cwd=tmp_path, **TINY)
+    assert code == 0, text[-2000:]
+    code, text = bundle("run", "inference.json", "overlays/compact.json", cwd=tmp_path, channels=[8] * 3, latent_dim=8)
+    assert code == 0, text[-2000:]
+    output = tmp_path / "output"
+    assert {"model.pt", "last.pt", "tensorboard", "pictures", "codes.csv", "datalist.json"} <= set(os.listdir(output))
+    rows = read_csv(output / "codes.csv")
+    assert len(rows) == 12
+    assert list(rows[0])[:3] == ["subject", "z0_LVEDV", "z1_RVEDV"]
+    for row in rows:
+        folder = output / row["subject"]
+        scan = next(output.joinpath("dataset", row["subject"]).glob("sa*.nii.gz"))
+        written = nib.load(folder / "reconstruction_ED.nii.gz")
+        assert np.allclose(written.affine, nib.load(scan).affine)
+        assert written.shape == nib.load(scan).shape[:3]
+        assert np.count_nonzero(written.get_fdata().any((0, 1))) == 1
+
+
+def test_run_is_an_alias_of_training():
+    config = ConfigParser.load_config_file(CONFIGS / "train.json")
+    assert config["run"] == "%training"
+
+
+def test_training_writes_finite_scalars_of_every_term(trained):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    names, images = set(), set()
+    for file in (trained / "tensorboard").iterdir():
+        events = EventAccumulator(str(file)).Reload()
+        names |= set(events.Tags()["scalars"])
+        images |= set(events.Tags()["images"])
+        assert all(np.isfinite(e.value) for name in events.Tags()["scalars"] for e in events.Scalars(name))
+    expected = {"attribute_loss", "kl_real", "kl_reconstructed", "kl_generated", "log_exp_elbo_generated"}
+    assert expected <= names
+    assert {"val_reconstruction_loss", "val_scc"} <= names
+    assert {"reconstructions", "traversals"} <= images
+
+
+def test_the_same_seed_trains_the_same_model(trained, prepared, phantoms, tmp_path):
+    train(prepared, phantoms, tmp_path)
+    first, second = (torch.load(folder / "last.pt", weights_only=True)["network"] for folder in (trained, tmp_path))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_killed_in_mid_epoch_and_resumed_equals_undisturbed(prepared, phantoms, tmp_path):
+    options = {"max_epochs": 6, "augmentation_prob": 0.9, "warmup_epochs": 1}
+    train(prepared, phantoms, tmp_path / "whole", **options)
+    process = subprocess.Popen(
+        train_command(prepared, phantoms, tmp_path / "killed", **options), cwd=ROOT, env=environment(), **PIPES
+    )
+    last = tmp_path / "killed" / "last.pt"
+    while not (last.exists() and torch.load(last, weights_only=True)["epoch"] >= 2):
+        assert process.poll() is None, process.stdout.read()[-2000:]
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    epoch = torch.load(last, weights_only=True)["epoch"]
+    assert epoch < 6
+    text = train(prepared, phantoms, tmp_path / "killed", **options)
+    assert f"after epoch {epoch} of 6" in text
+    whole, resumed = (torch.load(tmp_path / name / "last.pt", weights_only=True) for name in ("whole", "killed"))
+    assert whole["epoch"] == resumed["epoch"] == 6
+    assert all(torch.equal(whole["network"][name], resumed["network"][name]) for name in whole["network"])
+    best = [torch.load(tmp_path / name / "model.pt", weights_only=True) for name in ("whole", "killed")]
+    assert all(torch.equal(best[0][name], best[1][name]) for name in best[0])
+
+
+def test_subject_names_do_not_enter_the_checkpoint(trained):
+    for name in ("model.pt", "last.pt"):
+        assert b"phantom0" not in (trained / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"dataset_dirr": "x"}, "no config declares the key 'dataset_dirr': did you mean 'dataset_dir'?"),
+        (
+            {"trian#trainer#max_epochs": 3},
+            "no config declares the key 'trian#trainer#max_epochs': did you mean 'train'?",
+        ),
+        ({"attributes": ["LVEDV", "LAV"]}, "lacks the attributes LAV; it has LVEDV"),
+        ({"datalist": "/nowhere.json"}, "datalist '/nowhere.json' does not exist; 'run prepare'"),
+        ({"dataset_dir": "/nowhere"}, "are missing under dataset_dir '/nowhere'"),
+        ({"output_dir": "/dev/null/out"}, "output_dir '/dev/null/out"),
+        ({"spatial_size": [60, 60]}, "must be divisible by 8"),
+    ],
+)
+def test_mistakes_are_explained(overrides, message, prepared, phantoms, tmp_path):
+    code, text = run_train(prepared, phantoms, tmp_path, **overrides)
+    assert code != 0
+    assert message in text
+
+
+def run_train(prepared, phantoms, output, **overrides):
+    paths = {"dataset_dir": str(phantoms), "datalist": str(prepared / "datalist.json"), "output_dir": str(output)}
+    return bundle("training", "train.json", "overlays/compact.json", **(paths | TINY | overrides))
+
+
+def test_weights_of_another_architecture_are_explained(trained, phantoms, tmp_path):
+    code, text = bundle(
+        "run",
+        "inference.json",
+        dataset_dir=str(phantoms),
+        output_dir=str(tmp_path),
+        ckpt_path=str(trained / "model.pt"),
+    )
+    assert code != 0
+    assert "is of another architecture" in text
+    assert "overlays" in text
+
+
+def test_a_folder_without_scans_says_what_was_expected(tmp_path):
+    (tmp_path / "notes.txt").touch()
+    code, text = bundle("prepare", "cohort.json", dataset_dir=str(tmp_path), output_dir=str(tmp_path / "out"))
+    assert code != 0
+    assert "expected one folder per subject with sa_ED.nii.gz" in text
+    assert "Found: notes.txt" in text
+
+
+def test_a_bad_subject_does_not_stop_the_inference(trained, phantoms, tmp_path):
+    sizes = {key: TINY[key] for key in ("channels", "latent_dim")}
+    code, text = bundle(
+        *("run", "inference.json", "overlays/compact.json"),
+        **{"dataset_dir": str(phantoms), "output_dir": str(tmp_path), "ckpt_path": str(trained / "model.pt")},
+        **sizes,
+    )
+    assert code == 0, text[-2000:]
+    assert len(read_csv(tmp_path / "codes.csv")) == 12
+    excluded = read_csv(tmp_path / "excluded.csv")
+    assert len(excluded) == 6
+    assert all(row["reason"] for row in excluded)
+
+
+@pytest.mark.parametrize(("file", "workflow"), [("train.json", "train"), ("inference.json", "infer")])
+def test_the_properties_that_bundle_tools_ask_for(file, workflow):
+    flow = ConfigWorkflow(str(CONFIGS / file), workflow_type=workflow, logging_file=False)
+    assert flow.check_properties() == []
+
+
+def test_metadata_fits_its_schema():
+    from jsonschema import validate
+
+    metadata = json.loads((CONFIGS / "metadata.json").read_text())
+    validate(metadata, json.loads(shared("schema/meta_schema_20240725.json").read_text()))
+    assert metadata["schema"].endswith("meta_schema_20240725.json")
+    assert next(iter(metadata["changelog"])) == metadata["version"]
+
+
+def test_network_takes_and_gives_what_the_metadata_say():
+    verify_net_in_out(
+        "network_def",
+        meta_file=str(CONFIGS / "metadata.json"),
+        config_file=str(CONFIGS / "inference.json"),
+        device="cpu",
+    )
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*")
+def test_export_to_torchscript(trained, tmp_path):
+    arguments = [f"--filepath={tmp_path / 'model.ts'}", f"--ckpt_file={trained / 'model.pt'}"]
+    arguments += [f"--meta_file={CONFIGS / 'metadata.json'}", f"--config_file={[str(CONFIGS / 'inference.json')]}"]
+    arguments += [f"--{key}={json.dumps(TINY[key])}" for key in ("channels", "latent_dim")]
+    arguments += ["--spatial_size=[64,64]", '--norm=["group",{"num_groups":8}]', "--input_shape=[1,2,64,64]"]
+    export = [sys.executable, "-m", "monai.bundle", "ckpt_export", "network_def", *arguments]
+    process = subprocess.run(export, cwd=ROOT / "bundle", env=environment(), timeout=300, **PIPES)
+    assert process.returncode == 0, process.stdout[-2000:]
+    image = torch.rand(1, 2, 64, 64)
+    assert torch.jit.load(tmp_path / "model.ts")(image).shape == image.shape
+
+
+@pytest.mark.parametrize("overlay", sorted(path.name for path in (CONFIGS / "overlays").glob("*.json")))
+def test_an_overlay_only_sets_what_train_declares(overlay):
+    declared = ConfigParser.load_config_file(CONFIGS / "train.json")
+    content = ConfigParser.load_config_file(CONFIGS / "overlays" / overlay)
+    assert set(content) <= set(declared)
+    assert not any(isinstance(value, dict) for value in content.values())
+
+
+@pytest.mark.parametrize(("overlay", "channels"), [("ed.json", 1), ("es.json", 1), (None, 2)])
+def test_phases_decide_the_channels(overlay, channels):
+    parser = ConfigParser()
+    parser.read_config([str(CONFIGS / "train.json"), *([str(CONFIGS / "overlays" / overlay)] if overlay else [])])
+    parser.update({"channels": [8, 8], "spatial_size": [16, 16], "latent_dim": 4})
+    network = parser.get_parsed_content("network_def")
+    assert network(torch.rand(2, channels, 16, 16)).shape == (2, channels, 16, 16)
+    assert len(parser["attributes"]) == 3 * channels
+
+
+def test_cache_on_disk_gives_the_same_batches(prepared, phantoms, tmp_path):
+    batches = []
+    for cache_dir in (None, str(tmp_path / "cache")):
+        parser = ConfigParser()
+        parser.read_config([str(CONFIGS / "train.json"), str(CONFIGS / "overlays" / "compact.json")])
+        parser.update(
+            {"dataset_dir": str(phantoms), "datalist": str(prepared / "datalist.json"), "cache_dir": cache_dir}
+        )
+        batches.append(next(iter(parser.get_parsed_content("validate#dataloader"))))
+    assert torch.equal(batches[0]["image"], batches[1]["image"])
+    assert torch.equal(batches[0]["attributes"], batches[1]["attributes"])
+    assert Path(tmp_path / "cache").is_dir()
+
+
+def test_prepare_is_not_needed_for_the_split_to_be_reproducible(prepared, phantoms, tmp_path):
+    prepare(phantoms, tmp_path, split=(0.5, 0.25, 0.25), workers=1)
+    assert (tmp_path / "datalist.json").read_text() == (prepared / "datalist.json").read_text()

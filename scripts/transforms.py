@@ -205,8 +205,10 @@ class RandAffineHeartd(RandAffined):
     def __call__(self, data: Mapping[Hashable, Any], lazy: bool | None = None) -> dict[Hashable, Any]:
         item = super().__call__(data, lazy)
         if self._do_transform:
-            sampling = self.rand_affine.rand_affine_grid.scale_params[0]  # a step of the sampling grid: 1 / f
-            item[self.attributes_key] = item[self.attributes_key] / sampling**2
+            # The matrix that was applied, not the parameters, which RandAffined draws once more after it. It maps
+            # output to input, so that its determinant is 1 / f².
+            matrix = self.rand_affine.rand_affine_grid.get_transformation_matrix()
+            item[self.attributes_key] = item[self.attributes_key] / torch.linalg.det(matrix).to(torch.float32)
         return item
 
 

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -17,7 +16,6 @@ import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.bundle.scripts import verify_net_in_out
 
-from scripts.cohort.prepare import prepare
 from scripts.storage import read_csv
 from tests.conftest import ROOT, shared
 
@@ -260,22 +258,3 @@ def test_phases_decide_the_channels(overlay, channels):
     network = parser.get_parsed_content("network_def")
     assert network(torch.rand(2, channels, 16, 16)).shape == (2, channels, 16, 16)
     assert len(parser["attributes"]) == 3 * channels
-
-
-def test_cache_on_disk_gives_the_same_batches(prepared, phantoms, tmp_path):
-    batches = []
-    for cache_dir in (None, str(tmp_path / "cache")):
-        parser = ConfigParser()
-        parser.read_config([str(CONFIGS / "train.json"), str(CONFIGS / "overlays" / "compact.json")])
-        parser.update(
-            {"dataset_dir": str(phantoms), "datalist": str(prepared / "datalist.json"), "cache_dir": cache_dir}
-        )
-        batches.append(next(iter(parser.get_parsed_content("validate#dataloader"))))
-    assert torch.equal(batches[0]["image"], batches[1]["image"])
-    assert torch.equal(batches[0]["attributes"], batches[1]["attributes"])
-    assert Path(tmp_path / "cache").is_dir()
-
-
-def test_prepare_is_not_needed_for_the_split_to_be_reproducible(prepared, phantoms, tmp_path):
-    prepare(phantoms, tmp_path, split=(0.5, 0.25, 0.25), workers=1)
-    assert (tmp_path / "datalist.json").read_text() == (prepared / "datalist.json").read_text()

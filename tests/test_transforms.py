@@ -156,6 +156,14 @@ def test_zoom_scales_volumes_by_its_square(zoom):
     assert float(item["attributes"]) == pytest.approx(100 * zoom**2, rel=1e-4)
 
 
+def test_attributes_follow_the_zoom_that_the_image_got():
+    disc = torch.from_numpy((np.hypot(*np.mgrid[-32:32, -32:32]) < 12).astype(np.float32))[None]
+    move = RandAffineHeartd(["image"], (0.7, 1.5), prob=1, rotate_range=0.3)
+    for _ in range(5):
+        item = move({"image": disc, "attributes": torch.ones(1)})
+        assert float(item["attributes"]) == pytest.approx(float(item["image"].sum() / disc.sum()), rel=0.03)
+
+
 def test_zoom_does_not_distort():
     disc = torch.from_numpy((np.hypot(*np.mgrid[-32:32, -32:32]) < 12).astype(np.float32))[None]
     move = RandAffineHeartd(["image"], (0.7, 1.5), prob=1)

@@ -10,7 +10,7 @@ PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 CONFIGS := bundle/configs
 RUN := $(PY) -m monai.bundle run
-COMPACT := $(CONFIGS)/overlays/compact.json
+COMPACT := $(CONFIGS)/compact.json
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:

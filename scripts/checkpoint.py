@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import pickle
 from collections.abc import Mapping
@@ -12,9 +14,9 @@ import torch
 from ignite.engine import Engine, Events
 from torch import nn
 
-from scripts.storage import atomic_path, output_folder
+from scripts.storage import atomic_path, output_folder, write_json
 
-LAST, BEST = "last.pt", "model.pt"
+LAST, BEST, SETTINGS = "last.pt", "model.pt", "settings.json"
 
 
 def save(content: Mapping[str, Any], path: str | os.PathLike) -> None:
@@ -39,15 +41,36 @@ def read(path: str | os.PathLike) -> dict[str, Any]:
         ) from error
 
 
-def load_weights(network: nn.Module, path: str | os.PathLike) -> nn.Module:
+def load_weights(network: nn.Module, path: str | os.PathLike, settings: Mapping[str, Any] | None = None) -> nn.Module:
     """Load ``model.pt`` (weights) or ``last.pt`` (training state) into a network, and return it.
 
+    Args:
+        network: the network.
+        path: the checkpoint.
+        settings: what the weights depend on but do not show (phases, spacing, order of attributes, ...); compared with
+            the ``settings.json`` that the training left beside them, where that is found.
+
     Raises:
-        ValueError: when the checkpoint is of another architecture, naming the first differences.
+        ValueError: when the checkpoint is of another architecture or other settings, naming the differences.
     """
     content = read(path)
     fit_weights(network, content.get("network", content), path)
+    beside = Path(path).with_name(SETTINGS)
+    if settings and beside.is_file():
+        refuse_other_settings(json.loads(beside.read_text()), settings, beside)
     return network
+
+
+def refuse_other_settings(known: Mapping[str, Any], asked: Mapping[str, Any], path: Path) -> None:
+    """Raise ValueError naming the settings that are not those of a training."""
+    asked = json.loads(json.dumps(asked))  # as JSON would give them back: tuples become lists
+    other = [key for key in asked if key in known and asked[key] != known[key]]
+    if other:
+        listed = "; ".join(f"{key} is {asked[key]}, was {known[key]}" for key in other)
+        raise ValueError(
+            f"'{path}' shows a training with other settings: {listed}. Use the configs and overlays (such as "
+            "compact.json, ed.json) of that training; to train anew, name another --output_dir or set --resume False."
+        )
 
 
 def fit_weights(network: nn.Module, weights: Mapping[str, torch.Tensor], path: str | os.PathLike) -> None:
@@ -91,11 +114,13 @@ class TrainingCheckpoint:
     resumed training equals an uninterrupted one.
 
     Args:
-        output_dir: folder of both files.
+        output_dir: folder of both files, and of ``settings.json``.
         network: the network.
         optimizers: name to optimizer, all that the trainer steps.
         evaluator: the engine whose metric decides.
         metric: name of that metric.
+        settings: what makes it this training and no other; a resumed one must have the same. Learning rate, number of
+            epochs and patience may change.
         patience: epochs without improvement after which training stops; None never stops it.
         resume: go on from ``last.pt`` where there is one.
     """
@@ -107,28 +132,41 @@ class TrainingCheckpoint:
         optimizers: Mapping[str, torch.optim.Optimizer],
         evaluator: Engine,
         metric: str,
+        settings: Mapping[str, Any] | None = None,
         patience: int | None = None,
         resume: bool = True,
     ) -> None:
         self.folder = output_folder(output_dir)
         self.network, self.optimizers, self.evaluator = network, dict(optimizers), evaluator
-        self.metric, self.patience, self.resume = metric, patience, resume
+        self.metric, self.patience, self.settings = metric, patience, dict(settings or {})
+        self.resume = resume
         self.best, self.best_epoch = float("inf"), 0
 
     def attach(self, engine: Engine) -> None:
         """Register with the trainer."""
-        engine.add_event_handler(Events.STARTED, self.restore)
+        engine.add_event_handler(Events.STARTED, self.start)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.keep)
 
-    def restore(self, engine: Engine) -> None:
-        """Continue from ``last.pt``."""
-        path = self.folder / LAST
-        if not self.resume or not path.exists():
-            return
+    def start(self, engine: Engine) -> None:
+        """Continue from ``last.pt``, or note the settings of a new training."""
+        if self.resume and (self.folder / LAST).exists():
+            self.restore(engine, self.folder / LAST)
+        else:
+            write_json(self.folder / SETTINGS, self.settings)
+
+    def restore(self, engine: Engine, path: Path) -> None:
+        """Take up the state of ``last.pt``; the learning rates stay those of the config."""
+        if (self.folder / SETTINGS).exists():
+            refuse_other_settings(
+                json.loads((self.folder / SETTINGS).read_text()), self.settings, self.folder / SETTINGS
+            )
         state = read(path)
         fit_weights(self.network, state["network"], path)
         for name, optimizer in self.optimizers.items():
+            rates = [group["lr"] for group in optimizer.param_groups]
             optimizer.load_state_dict(state[name])
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate
         self.best, self.best_epoch = state["best"], state["best_epoch"]
         engine.state.epoch = state["epoch"]
         engine.state.iteration = state["epoch"] * engine.state.epoch_length
@@ -138,18 +176,23 @@ class TrainingCheckpoint:
             engine.terminate()
 
     def keep(self, engine: Engine) -> None:
-        """Save this epoch's state, and its weights when they are the best."""
-        epoch, value = engine.state.epoch, self.evaluator.state.metrics.get(self.metric, float("nan"))
+        """Save this epoch's state, and its weights when they are the best.
+
+        Raises:
+            FloatingPointError: for weights or a metric that are not finite; what was saved before stays.
+        """
+        epoch, value = engine.state.epoch, float(self.evaluator.state.metrics.get(self.metric, 0))
+        weights = self.network.state_dict()
+        if not math.isfinite(value) or not all(tensor.isfinite().all() for tensor in weights.values()):
+            raise FloatingPointError(
+                f"weights or {self.metric} ({value}) not finite after epoch {epoch}, which is not saved. Run the same "
+                "command with a lower --learning_rate: it resumes from the epoch before."
+            )
         if value < self.best:
-            self.best, self.best_epoch = float(value), epoch
-            save(self.network.state_dict(), self.folder / BEST)
+            self.best, self.best_epoch = value, epoch
+            save(weights, self.folder / BEST)
         state = {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()}
-        state |= {
-            "network": self.network.state_dict(),
-            "epoch": epoch,
-            "best": self.best,
-            "best_epoch": self.best_epoch,
-        }
+        state |= {"network": weights, "epoch": epoch, "best": self.best, "best_epoch": self.best_epoch}
         save(state, self.folder / LAST)
         if self.exhausted(epoch):
             print(f"Stopped after epoch {epoch}: no better {self.metric} since epoch {self.best_epoch}.")

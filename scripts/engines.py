@@ -11,7 +11,7 @@ from monai.engines.utils import IterationEvents
 from monai.utils.enums import CommonKeys as Keys
 from torch.optim import Optimizer
 
-from scripts.losses import Elbo, IntrospectiveLoss, kl_divergence
+from scripts.losses import Elbo, IntrospectiveLoss, kl_divergence, log_mean_exp
 from scripts.networks import VariationalAutoencoder, sample
 
 ATTRIBUTES = "attributes"
@@ -32,17 +32,18 @@ class IntrospectiveTrainer(SupervisedTrainer):
     """Train encoder and decoder against each other (Soft-IntroVAE), with regularized attributes (AR-SIVAE).
 
     Each iteration first updates the encoder by Eq. 6 with the decoder as it is, then the decoder by Eq. 7 with the
-    updated encoder. ``engine.state.output`` holds the two losses and every term of the equations, detached.
+    updated encoder. ``engine.state.output`` holds the two losses and every term of the equations, detached. The
+    ``inferer`` is not used, since encoder and decoder run apart.
 
     Args:
         decoder_optimizer: of the decoder; ``optimizer`` is the encoder's.
         loss_function: an ``IntrospectiveLoss``.
         warmup_epochs: first epochs that leave out the generated images, since a decoder that has learned nothing yet
-            gives the encoder nothing to tell apart; they cost a quarter.
+            gives the encoder nothing to tell apart. Such an epoch takes about a quarter of the time.
         kwargs: of ``SupervisedTrainer``; ``network`` is a ``VariationalAutoencoder``.
 
     Raises:
-        ValueError: for ``amp``, which this engine does not support yet.
+        ValueError: for ``amp`` or ``accumulation_steps``, which this engine does not support yet.
     """
 
     network: VariationalAutoencoder
@@ -51,8 +52,9 @@ class IntrospectiveTrainer(SupervisedTrainer):
     def __init__(
         self, *, decoder_optimizer: Optimizer, loss_function: IntrospectiveLoss, warmup_epochs: int = 0, **kwargs: Any
     ) -> None:
-        if kwargs.get("amp"):
-            raise ValueError("amp is not supported by IntrospectiveTrainer; set train#trainer#amp to false.")
+        for option, neutral in (("amp", False), ("accumulation_steps", 1)):
+            if kwargs.get(option, neutral) != neutral:
+                raise ValueError(f"{option} is not supported by IntrospectiveTrainer; remove train#trainer#{option}.")
         kwargs.setdefault("prepare_batch", prepare_batch)
         super().__init__(loss_function=loss_function, **kwargs)
         self.decoder_optimizer = decoder_optimizer
@@ -76,39 +78,42 @@ class IntrospectiveTrainer(SupervisedTrainer):
         if fakes:
             fakes["generated"] = network.decode(torch.randn_like(codes))
 
-        judged = {name: engine._judge(fake.detach(), with_error=True) for name, fake in fakes.items()}
-        encoder_loss = attribute + loss.encoder(real, judged.values(), scale)
+        judged = {name: engine._judge(fake.detach(), bool(loss.beta_rec)) for name, fake in fakes.items()}
+        encoder_loss = loss.encoder(attribute, real, judged.values(), scale)
         # The graph of the reconstruction serves the decoder too: its weights do not change in this update.
         engine._update(engine.optimizer, encoder_loss, network.encoder, retain_graph=True)
 
-        rejudged = [engine._judge(fake, with_error=bool(loss.eta)) for fake in fakes.values()]
+        rejudged = [engine._judge(fake, bool(loss.eta), for_decoder=True) for fake in fakes.values()]
         decoder_loss = loss.decoder(real, rejudged, scale)
         engine._update(engine.decoder_optimizer, decoder_loss, network.decoder)
-        engine.fire_event(IterationEvents.MODEL_COMPLETED)
 
         terms = {
             "encoder_loss": encoder_loss,
             "decoder_loss": decoder_loss,
-            "attribute_loss": attribute / loss.gamma if loss.gamma else attribute,
+            "attribute_loss": attribute,
             "reconstruction_loss": scale * real.error.mean(),
             "kl_real": real.kl.mean(),
             **{f"kl_{name}": elbo.kl.mean() for name, elbo in judged.items()},
-            **{f"log_exp_elbo_{name}": loss.log_exp_elbo(elbo, scale).mean() for name, elbo in judged.items()},
+            **{f"log_exp_elbo_{name}": log_mean_exp(loss.log_exp_elbo(elbo, scale)) for name, elbo in judged.items()},
         }
         terms = {name: term.detach() for name, term in terms.items()}
-        return {Keys.IMAGE: image, Keys.PRED: reconstruction.detach(), Keys.LOSS: terms["encoder_loss"], TERMS: terms}
+        engine.state.output = {Keys.IMAGE: image, Keys.PRED: reconstruction.detach(), Keys.LOSS: terms["encoder_loss"]}
+        engine.state.output[TERMS] = terms
+        for event in (IterationEvents.LOSS_COMPLETED, IterationEvents.MODEL_COMPLETED):
+            engine.fire_event(event)
+        return engine.state.output
 
-    def _judge(self, fake: torch.Tensor, with_error: bool) -> Elbo:
-        """What the encoder makes of a generated image: its divergence, and the error of its reconstruction.
+    def _judge(self, fake: torch.Tensor, with_error: bool, for_decoder: bool = False) -> Elbo:
+        """What the encoder makes of a generated image: its divergence and, if asked for, its reconstruction error.
 
-        The error treats the image and its code as given where the image carries a gradient (Eq. 7).
+        Eq. 7 takes the image and its code as given in the error, and only the divergence leads back to the image.
         """
         mean, log_variance = self.network.encode(fake)
         kl = kl_divergence(mean, log_variance)
         if not with_error:
             return Elbo(torch.zeros_like(kl), kl)
         codes = sample(mean, log_variance)
-        if fake.requires_grad:
+        if for_decoder:
             fake, codes = fake.detach(), codes.detach()
         return Elbo(self.loss_function.reconstruction(self.network.decode(codes), fake), kl)
 
@@ -127,12 +132,18 @@ class CodeEvaluator(SupervisedEvaluator):
     batch has them, the ``attributes`` (B, A).
 
     Args:
-        kwargs: of ``SupervisedEvaluator``; ``network`` is a ``VariationalAutoencoder``.
+        kwargs: of ``SupervisedEvaluator``; ``network`` is a ``VariationalAutoencoder``. The ``inferer`` is not used,
+            since encoder and decoder run apart.
+
+    Raises:
+        ValueError: for ``amp``, which this engine does not support yet.
     """
 
     network: VariationalAutoencoder
 
     def __init__(self, **kwargs: Any) -> None:
+        if kwargs.get("amp"):
+            raise ValueError("amp is not supported by CodeEvaluator; remove it from the evaluator.")
         kwargs.setdefault("prepare_batch", prepare_batch)
         super().__init__(**kwargs)
 

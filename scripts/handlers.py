@@ -1,4 +1,4 @@
-"""Ignite handlers: reproducible epochs, warnings, progress, pictures, and the files of inference."""
+"""Ignite handlers of training and inference: reproducible epochs, warnings, progress, codes, pictures."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import math
 import os
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,11 +19,10 @@ from monai.utils import set_determinism
 from monai.utils.enums import CommonKeys as Keys
 from torch.utils.tensorboard import SummaryWriter
 
-from scripts.cohort.layout import write_like
-from scripts.engines import ATTRIBUTES, CODES, TERMS
+from scripts.engines import CODES, TERMS
 from scripts.figures import reconstruction_figure, traversal_figure
 from scripts.networks import VariationalAutoencoder
-from scripts.storage import atomic_path, output_folder, write_csv
+from scripts.storage import atomic_path, output_folder
 
 # exp(-16) is the relative resolution of float32: below it, the adversarial term no longer changes the encoder's loss.
 VANISHED = -16.0
@@ -54,30 +52,37 @@ class EpochSeed:
 
 
 class LossGuard:
-    """Stop at the first loss that is not finite, and warn when the adversarial gradient has vanished."""
+    """Stop at the first loss that is not finite, and warn when the adversarial gradient has vanished for an epoch."""
 
     def attach(self, engine: Engine) -> None:
         """Register with the trainer."""
+        engine.add_event_handler(Events.EPOCH_STARTED, self.start)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self.check_finite)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.check_adversarial)
 
+    def start(self, engine: Engine) -> None:
+        """Forget the epoch before."""
+        self.adversarial: list[float] = []
+
     def check_finite(self, engine: Engine) -> None:
         """Raise FloatingPointError naming the terms that are not finite."""
-        broken = [name for name, term in engine.state.output[TERMS].items() if not math.isfinite(float(term))]
+        terms = {name: float(term) for name, term in engine.state.output[TERMS].items()}
+        broken = [name for name, value in terms.items() if not math.isfinite(value)]
         if broken:
             raise FloatingPointError(
                 f"{', '.join(broken)} not finite in epoch {engine.state.epoch}, iteration {engine.state.iteration}. "
-                "Lower --learning_rate, or look for extreme values in the attributes; training can resume from last.pt."
+                "Run the same command with a lower --learning_rate: it resumes from the epoch before. If that does not "
+                "help, look for extreme values in the attributes."
             )
+        self.adversarial += [value for name, value in terms.items() if name.startswith("log_exp_elbo")]
 
     def check_adversarial(self, engine: Engine) -> None:
-        """Warn when exp(log_exp_elbo) of both kinds of generated images is below float32's resolution."""
-        values = [float(term) for name, term in engine.state.output[TERMS].items() if name.startswith("log_exp_elbo")]
-        if values and max(values) < VANISHED:
+        """Warn when exp(log_exp_elbo) was below float32's resolution in every iteration, for both kinds of images."""
+        if self.adversarial and max(self.adversarial) < VANISHED:
             warnings.warn(
                 f"the adversarial gradient has vanished in epoch {engine.state.epoch} "
-                f"(log_exp_elbo {max(values):.1f}): the encoder no longer learns from generated images. Lower "
-                "--beta_neg or the reconstruction weights.",
+                f"(log_exp_elbo {max(self.adversarial):.1f}): the encoder no longer learns from generated images. "
+                "Lower --beta_neg or the reconstruction weights.",
                 stacklevel=2,
             )
 
@@ -107,7 +112,7 @@ class InferenceProgress(ProgressBar):
 
 
 class CodeCollector:
-    """Gather the codes of an evaluation, and attributes where there are some, in the engine's state."""
+    """Gather the codes of an evaluation in the engine's state, as a list of (B, D)."""
 
     def attach(self, engine: Engine) -> None:
         """Register with the evaluator."""
@@ -116,13 +121,11 @@ class CodeCollector:
 
     def start(self, engine: Engine) -> None:
         """Forget the evaluation before."""
-        engine.state.codes, engine.state.attributes = [], []
+        engine.state.codes = []
 
     def collect(self, engine: Engine) -> None:
         """Add one batch."""
         engine.state.codes.append(engine.state.output[CODES].cpu())
-        if ATTRIBUTES in engine.state.output:
-            engine.state.attributes.append(engine.state.output[ATTRIBUTES].cpu())
 
 
 class Pictures:
@@ -154,6 +157,7 @@ class Pictures:
         self.writer = SummaryWriter(str(Path(output_dir) / "tensorboard"))
         self.network, self.attributes, self.channels = network, tuple(attributes), tuple(channels)
         self.interval, self.final_epoch, self.subjects = interval, final_epoch, subjects
+        self.drawn = 0
 
     def attach(self, engine: Engine) -> None:
         """Register with the evaluator."""
@@ -173,8 +177,9 @@ class Pictures:
     def draw(self, engine: Engine) -> None:
         """Draw when this epoch is due."""
         epoch = engine.state.epoch
-        if epoch % self.interval and epoch < self.final_epoch:
+        if epoch - self.drawn < self.interval and epoch < self.final_epoch:
             return
+        self.drawn = epoch
         self.publish("reconstructions", reconstruction_figure(*self.shown, self.channels), epoch)
         if self.attributes:
             codes = torch.cat(engine.state.codes).to(next(self.network.parameters()).device)
@@ -187,72 +192,3 @@ class Pictures:
             figure.savefig(part)
         self.writer.add_figure(name, figure, epoch)
         self.writer.flush()
-
-
-class CodesWriter:
-    """Write ``codes.csv``: one row per subject with the mean of every dimension.
-
-    A column is named by its dimension and, where that is regularized, its attribute: ``z0_LVEDV``, ..., ``z6``.
-
-    Args:
-        output_dir: folder of the file.
-        attributes: names of the regularized attributes; dimension k belongs to attribute k.
-    """
-
-    def __init__(self, output_dir: str | os.PathLike, attributes: Sequence[str]) -> None:
-        self.path = output_folder(output_dir) / "codes.csv"
-        self.attributes = tuple(attributes)
-        self.rows: list[dict[str, Any]] = []
-
-    def attach(self, engine: Engine) -> None:
-        """Register with the evaluator."""
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self.collect)
-        engine.add_event_handler(Events.COMPLETED, self.write)
-
-    def collect(self, engine: Engine) -> None:
-        """Add one decollated batch."""
-        for item, output in zip(engine.state.batch, engine.state.output, strict=True):
-            values = {self.column(k): f"{float(value):.7g}" for k, value in enumerate(output[CODES])}
-            self.rows.append({"subject": item["subject"], **values})
-
-    def column(self, dimension: int) -> str:
-        """Name of a dimension's column."""
-        regularized = dimension < len(self.attributes)
-        return f"z{dimension}_{self.attributes[dimension]}" if regularized else f"z{dimension}"
-
-    def write(self, engine: Engine) -> None:
-        """Write all rows."""
-        write_csv(self.path, self.rows, list(self.rows[0]) if self.rows else ["subject"])
-        print(f"Codes of {len(self.rows)} subjects: {self.path}")
-
-
-class ReconstructionWriter:
-    """Write each subject's reconstructions into the scan's own grid: ``<subject>/reconstruction_<phase>.nii.gz``.
-
-    Intensities are those of the normalized crop, 0 to 1 for the scan's 1st to 99th percentile; outside of the crop, 0.
-
-    Args:
-        output_dir: folder of the subjects' folders.
-        phases: phases to write; ``pred_<phase>`` is in the scan's grid, ``scan_<phase>`` the scan's path.
-    """
-
-    def __init__(self, output_dir: str | os.PathLike, phases: Sequence[str]) -> None:
-        self.folder = output_folder(output_dir)
-        self.phases = tuple(phases)
-
-    def attach(self, engine: Engine) -> None:
-        """Register with the evaluator."""
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self.write)
-
-    def write(self, engine: Engine) -> None:
-        """Write one decollated batch."""
-        for item, output in zip(engine.state.batch, engine.state.output, strict=True):
-            self.write_subject(item, output)
-
-    def write_subject(self, item: Mapping[str, Any], output: Mapping[str, Any]) -> None:
-        """Write one subject's phases."""
-        folder = self.folder / item["subject"]
-        folder.mkdir(exist_ok=True)
-        for phase in self.phases:
-            voxels = output[f"pred_{phase}"][0].cpu().numpy()
-            write_like(folder / f"reconstruction_{phase}.nii.gz", voxels, item[f"scan_{phase}"])

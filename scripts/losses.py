@@ -6,13 +6,12 @@ s = 1/N scales both, so that the weights mean the same for every image size.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import torch
 from torch import nn
-
-Weighted = dict[str, torch.Tensor]
 
 
 class Elbo(NamedTuple):
@@ -45,7 +44,7 @@ def attribute_loss(codes: torch.Tensor, attributes: torch.Tensor, delta: float) 
     if codes.ndim != 2 or attributes.ndim != 2 or len(codes) != len(attributes) or codes.shape[1] < count:
         raise ValueError(
             f"codes {tuple(codes.shape)} and attributes {tuple(attributes.shape)} do not fit: expected (B, D) and "
-            "(B, A) with at least one dimension per attribute."
+            "(B, A) with at least one dimension per attribute: raise --latent_dim or name fewer --attributes."
         )
     regularized = codes[:, :count]
     difference = attributes[:, None] - attributes[None]
@@ -58,6 +57,11 @@ def attribute_loss(codes: torch.Tensor, attributes: torch.Tensor, delta: float) 
 def kl_divergence(mean: torch.Tensor, log_variance: torch.Tensor) -> torch.Tensor:
     """L_KL: divergence of N(mean, exp(log_variance)) from N(0, I), summed over dimensions: (B, D) to (B,)."""
     return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(1)
+
+
+def log_mean_exp(values: torch.Tensor) -> torch.Tensor:
+    """log of the mean of exp(values), (B,) to a scalar, without the underflow."""
+    return values.logsumexp(0) - math.log(len(values))
 
 
 class ReconstructionLoss(nn.Module):
@@ -82,10 +86,12 @@ class ReconstructionLoss(nn.Module):
 
     def forward(self, prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """Errors (B,) of predictions (B, C, H, W)."""
-        error = self.mse_weight * (prediction - target).square().sum((1, 2, 3))
-        if self.perceptual is None:
-            return error
-        return error + self.perceptual_weight * target[0].numel() * self.perceptual(prediction, target)
+        error = target.new_zeros(len(target))
+        if self.mse_weight:
+            error = error + self.mse_weight * (prediction - target).square().sum((1, 2, 3))
+        if self.perceptual is not None:
+            error = error + self.perceptual_weight * target[0].numel() * self.perceptual(prediction, target)
+        return error
 
     def per_value(self, prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """s * L_r, averaged over the batch: a number that can be compared between image sizes."""
@@ -121,8 +127,8 @@ class IntrospectiveLoss(nn.Module):
         self.gamma, self.delta, self.eta = gamma, delta, eta
 
     def attribute(self, codes: torch.Tensor, attributes: torch.Tensor) -> torch.Tensor:
-        """The weighted attribute term, or 0 when its weight is."""
-        return self.gamma * attribute_loss(codes, attributes, self.delta) if self.gamma else codes.new_zeros(())
+        """L_attr, or 0 where its weight is."""
+        return attribute_loss(codes, attributes, self.delta) if self.gamma else codes.new_zeros(())
 
     def real(self, elbo: Elbo, scale: float) -> torch.Tensor:
         """-ELBO of real images, (B,)."""
@@ -135,13 +141,12 @@ class IntrospectiveLoss(nn.Module):
         """
         return -2 * scale * (self.beta_rec * elbo.error + self.beta_neg * elbo.kl)
 
-    def encoder(self, real: Elbo, generated: Iterable[Elbo], scale: float) -> torch.Tensor:
-        """Eq. 6 without its attribute term: real images are made likely, generated ones unlikely."""
-        return self.real(real, scale).mean() + sum(
-            self.log_exp_elbo(elbo, scale).exp().mean() / 4 for elbo in generated
-        )
+    def encoder(self, attribute: torch.Tensor, real: Elbo, generated: Iterable[Elbo], scale: float) -> torch.Tensor:
+        """Eq. 6: attributes are ordered, real images made likely and generated ones unlikely."""
+        adversarial = sum(self.log_exp_elbo(elbo, scale).exp().mean() for elbo in generated)
+        return self.gamma * attribute + self.real(real, scale).mean() + adversarial / 4
 
     def decoder(self, real: Elbo, generated: Iterable[Elbo], scale: float) -> torch.Tensor:
         """Eq. 7: real images are reconstructed, generated ones are made likely to the encoder."""
         adversarial = sum((self.eta * self.beta_rec * elbo.error + self.beta_kl * elbo.kl).mean() for elbo in generated)
-        return scale * (self.beta_rec * real.error.mean() + adversarial / 2)
+        return scale * self.beta_rec * real.error.mean() + scale * adversarial / 2

@@ -1,20 +1,25 @@
-"""Refuse overrides of keys that no config declares, which MONAI accepts in silence."""
+"""Refuse keys that no config declares, which MONAI accepts in silence."""
 
 from __future__ import annotations
 
 import difflib
+import inspect
+import json
+import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
-from monai.bundle import ConfigParser
-from monai.bundle.utils import ID_SEP_KEY
+from monai.bundle import ConfigParser, run
+from monai.bundle.utils import DEFAULT_MLFLOW_SETTINGS, ID_SEP_KEY
+
+# What ``run`` itself takes, and what its experiment tracking adds to a config.
+RUN_KEYS = {*inspect.signature(run).parameters, *DEFAULT_MLFLOW_SETTINGS["configs"]}
 
 
 def reject_unknown_keys() -> None:
-    """Check the overrides of the ``monai.bundle run`` that evaluates this config.
+    """Check the overrides and overlays of the ``monai.bundle run`` that evaluates this config.
 
     MONAI tells a config neither its overrides nor its files, so they are read from the call of ``run``; a workflow
     that was made in another way is not checked.
@@ -29,9 +34,10 @@ def reject_unknown_keys() -> None:
     overrides = dict(arguments["override"])
     if arguments["args_file"]:
         overrides |= ConfigParser.load_config_files(arguments["args_file"])
-    check_keys(
-        overrides, [*declared_keys(overrides.get("config_file") or arguments["config_file"]), *call.f_code.co_varnames]
-    )
+    files = overrides.get("config_file") or arguments["config_file"]
+    files = [files] if isinstance(files, str | Path) else list(files)
+    overlays = [key for file in files[1:] for key in ConfigParser.load_config_file(file)]
+    check_keys([*overrides, *overlays], [*declared_keys(files), *RUN_KEYS])
 
 
 def bundle_run() -> FrameType | None:
@@ -42,15 +48,20 @@ def bundle_run() -> FrameType | None:
     return frame
 
 
-def declared_keys(config_file: Any) -> list[str]:
-    """Top-level keys of the configs in use."""
-    files = [config_file] if isinstance(config_file, str | Path) else list(config_file or [])
-    return list(ConfigParser.load_config_files(files))
+def declared_keys(files: Sequence[str | Path]) -> set[str]:
+    """Keys of the first config and of all that lie beside it, and keys that any config in use refers to.
+
+    A key of a user's own overlay counts when something refers to it; one that nothing reads is a misspelling.
+    """
+    beside = [path for path in Path(files[0]).parent.glob("*.json") if path.name != "metadata.json"]
+    declared = {key for path in (files[0], *beside) for key in ConfigParser.load_config_file(path)}
+    text = json.dumps(ConfigParser.load_config_files([str(file) for file in files]))
+    return declared | set(re.findall(r"[@%](\w+)", text))
 
 
 def check_keys(keys: Iterable[str], declared: Iterable[str]) -> None:
     """Raise for the first key whose top level is not declared."""
-    declared = list(declared)
+    declared = set(declared)
     for key in keys:
         top = key.replace(ID_SEP_KEY, "#").split("#")[0]
         if top not in declared:

@@ -25,6 +25,7 @@ import torch
 import torchvision
 from torch import nn
 
+from scripts import bundle_root
 from scripts.storage import atomic_path
 
 TRUNKS_VARIABLE = "ARSIVAE_TRUNKS"
@@ -78,10 +79,7 @@ def load_trunk(name: str, weights: str | os.PathLike | None = None) -> nn.Sequen
 
 def trunks_folder() -> Path:
     """Return the folder that ``make weights`` fills: ``models/trunks`` of the bundle, or the one in $ARSIVAE_TRUNKS."""
-    root = Path(__file__).resolve().parents[1]
-    # In a checkout the bundle is a folder beside this code; a packaged bundle holds the code itself.
-    bundle = root / "bundle" if (root / "bundle" / "configs").is_dir() else root
-    return Path(os.environ.get(TRUNKS_VARIABLE) or bundle / "models" / "trunks")
+    return Path(os.environ.get(TRUNKS_VARIABLE) or Path(bundle_root()) / "models" / "trunks")
 
 
 def _empty_trunk(name: str) -> nn.Sequential:

@@ -23,7 +23,7 @@ from monai.transforms import (
 )
 from scipy import ndimage
 
-from scripts.cohort.attributes import basal_slices
+from scripts.cohort.attributes import in_plane_power
 from scripts.cohort.layout import LABELS, PHASES, SubjectError, read_image, read_mask
 
 VIEWS = ("basal",)
@@ -34,8 +34,7 @@ class LoadSubjectd(Transform):
     """Read the scans and masks of a datalist item as MetaTensors (1, X, Y, Z) with affines in mm.
 
     Args:
-        phases: ``ED``, ``ES`` or both. The masks of both are always read, since the two phases together tell the
-            base from the apex.
+        phases: ``ED``, ``ES`` or both.
     """
 
     def __init__(self, phases: Sequence[str] = PHASES) -> None:
@@ -43,11 +42,10 @@ class LoadSubjectd(Transform):
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         item = dict(data)
-        for phase in PHASES:
-            frame = item.get(f"frame_{phase}")
-            item[f"mask_{phase}"] = MetaTensor(torch.from_numpy(read_mask(item[f"mask_{phase}"], frame)[None]))
         for phase in self.phases:
-            voxels, affine = read_image(item[f"image_{phase}"], item.get(f"frame_{phase}"))
+            frame = item[f"frame_{phase}"]
+            item[f"mask_{phase}"] = MetaTensor(torch.from_numpy(read_mask(item[f"mask_{phase}"], frame)[None]))
+            voxels, affine = read_image(item[f"image_{phase}"], frame)
             meta = {"filename_or_obj": item[f"image_{phase}"]}
             item[f"image_{phase}"] = MetaTensor(torch.from_numpy(voxels[None]), affine=affine, meta=meta)
         return item
@@ -59,7 +57,8 @@ class VentricleCropd(MapTransform, InvertibleTransform):
     The applied operation is tracked: ``inverse`` (or ``Invertd``) puts a crop back into the scan's own grid.
 
     Args:
-        phases: the images ``image_<phase>`` (1, X, Y, Z) are replaced by crops (1, height, width, slices).
+        phases: the images ``image_<phase>`` (1, X, Y, Z) are replaced by crops (1, height, width, slices), placed by
+            ``mask_<phase>`` in the slice ``basal_slice_<phase>`` of the datalist.
         spatial_size: height and width of the crop in pixels.
         spacing: pixel size of the crop in mm.
         slices: the view of the heart; ``basal`` is the paper's.
@@ -81,14 +80,13 @@ class VentricleCropd(MapTransform, InvertibleTransform):
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         item = dict(data)
-        masks = {phase: item[f"mask_{phase}"].numpy()[0] for phase in PHASES}
-        slices = basal_slices(masks)
         for phase, key in zip(self.phases, self.keys, strict=True):
             image: MetaTensor = item[key]
             affine = image.affine.numpy()
             voxel = np.linalg.norm(affine[:3, :3], axis=0)
-            placement = crop_to_voxel(masks[phase], slices[phase], voxel, self.spatial_size, self.spacing)
-            smooth = low_pass(image, slices[phase], voxel, self.spacing)
+            mask, index = item[f"mask_{phase}"].numpy()[0], item[f"basal_slice_{phase}"]
+            placement = crop_to_voxel(mask, index, voxel, self.spatial_size, self.spacing)
+            smooth = low_pass(image, index, voxel, self.spacing)
             item[key] = self.resample(smooth, dst_affine=affine @ placement, spatial_size=(*self.spatial_size, 1))
         return item
 
@@ -181,26 +179,23 @@ class StackAttributesd(Transform):
 class RandAffineHeartd(RandAffined):
     """Rotate, shift and zoom the image at random in one resampling, and scale the attributes with the zoom.
 
-    An in-plane zoom of f at a fixed slice distance scales every area and volume by f².
+    An in-plane zoom of f at a fixed slice distance scales every area and volume by f², and no fraction.
 
     Args:
         keys: images (C, H, W), all moved alike.
         zoom_range: smallest and largest f; (1, 1) never zooms.
-        attributes_key: the vector of areas and volumes; quantities of other dimension (fractions, lengths) must not
-            be among them.
+        names: attributes in the vector ``attributes``.
         kwargs: of ``RandAffined``, but for ``scale_range``.
     """
 
-    def __init__(
-        self, keys: Sequence[str], zoom_range: Sequence[float], attributes_key: str = "attributes", **kwargs: Any
-    ) -> None:
+    def __init__(self, keys: Sequence[str], zoom_range: Sequence[float], names: Sequence[str], **kwargs: Any) -> None:
         smallest, largest = zoom_range
         super().__init__(keys, scale_range=((1 / largest - 1, 1 / smallest - 1),), **kwargs)
         grid = self.rand_affine.rand_affine_grid
         self.rand_affine.rand_affine_grid = _EvenAffineGrid(
             grid.rotate_range, None, grid.translate_range, grid.scale_range
         )
-        self.attributes_key = attributes_key
+        self.power = torch.tensor([in_plane_power(name) for name in names])
 
     def __call__(self, data: Mapping[Hashable, Any], lazy: bool | None = None) -> dict[Hashable, Any]:
         item = super().__call__(data, lazy)
@@ -208,7 +203,8 @@ class RandAffineHeartd(RandAffined):
             # The matrix that was applied, not the parameters, which RandAffined draws once more after it. It maps
             # output to input, so that its determinant is 1 / f².
             matrix = self.rand_affine.rand_affine_grid.get_transformation_matrix()
-            item[self.attributes_key] = item[self.attributes_key] / torch.linalg.det(matrix).to(torch.float32)
+            zoom = float(torch.linalg.det(matrix)) ** -0.5
+            item["attributes"] = item["attributes"] * zoom**self.power
         return item
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from scripts.cohort.phantom import write_cohort
+from scripts.cohort.phantom import FAILURES, write_cohort
 from scripts.cohort.prepare import prepare
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -24,9 +24,9 @@ def shared(path: str) -> Path:
 
 @pytest.fixture(scope="session")
 def phantoms(tmp_path_factory) -> Path:
-    """A small phantom cohort: 12 subjects, of which one breaks each quality rule, both file layouts."""
+    """A small phantom cohort in both file layouts: 12 sound subjects, and one that breaks each quality rule."""
     root = tmp_path_factory.mktemp("phantoms")
-    write_cohort(root, subjects=18, seed=3, cine_fraction=0.25, failing=1, frames=5)
+    write_cohort(root, subjects=12 + len(FAILURES), seed=3, cine_fraction=0.25, failing=1, frames=5)
     return root
 
 

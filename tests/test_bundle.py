@@ -16,10 +16,12 @@ import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.bundle.scripts import verify_net_in_out
 
+from scripts.cohort.phantom import FAILURES
 from scripts.storage import read_csv
 from tests.conftest import ROOT, shared
 
 CONFIGS = ROOT / "bundle" / "configs"
+OVERLAYS = ("compact.json", "sivae.json", "ed.json", "es.json")
 TINY = {"channels": [8, 8, 8], "latent_dim": 8, "batch_size": 4, "perceptual_weight": 0, "max_epochs": 2}
 
 
@@ -47,7 +49,7 @@ def command(run_id, *configs, **overrides):
 
 def train_command(prepared, phantoms, output, **overrides):
     paths = {"dataset_dir": str(phantoms), "datalist": str(prepared / "datalist.json"), "output_dir": str(output)}
-    return command("training", "train.json", "overlays/compact.json", **paths, **(TINY | overrides))
+    return command("training", "train.json", "compact.json", **paths, **(TINY | overrides))
 
 
 def train(prepared, phantoms, output, **overrides):
@@ -72,9 +74,9 @@ def test_the_whole_road_from_another_directory(tmp_path):
     code, text = bundle("prepare", "cohort.json", cwd=tmp_path)
     assert code == 0, text[-2000:]
     assert "Found 12 subjects: 12 included, 0 excluded." in text
-    code, text = bundle("training", "train.json", "overlays/compact.json", cwd=tmp_path, **TINY)
+    code, text = bundle("training", "train.json", "compact.json", cwd=tmp_path, **TINY)
     assert code == 0, text[-2000:]
-    code, text = bundle("run", "inference.json", "overlays/compact.json", cwd=tmp_path, channels=[8] * 3, latent_dim=8)
+    code, text = bundle("run", "inference.json", "compact.json", cwd=tmp_path, channels=[8] * 3, latent_dim=8)
     assert code == 0, text[-2000:]
     output = tmp_path / "output"
     assert {"model.pt", "last.pt", "tensorboard", "pictures", "codes.csv", "datalist.json"} <= set(os.listdir(output))
@@ -167,7 +169,7 @@ def test_mistakes_are_explained(overrides, message, prepared, phantoms, tmp_path
 
 def run_train(prepared, phantoms, output, **overrides):
     paths = {"dataset_dir": str(phantoms), "datalist": str(prepared / "datalist.json"), "output_dir": str(output)}
-    return bundle("training", "train.json", "overlays/compact.json", **(paths | TINY | overrides))
+    return bundle("training", "train.json", "compact.json", **(paths | TINY | overrides))
 
 
 def test_weights_of_another_architecture_are_explained(trained, phantoms, tmp_path):
@@ -194,14 +196,14 @@ def test_a_folder_without_scans_says_what_was_expected(tmp_path):
 def test_a_bad_subject_does_not_stop_the_inference(trained, phantoms, tmp_path):
     sizes = {key: TINY[key] for key in ("channels", "latent_dim")}
     code, text = bundle(
-        *("run", "inference.json", "overlays/compact.json"),
+        *("run", "inference.json", "compact.json"),
         **{"dataset_dir": str(phantoms), "output_dir": str(tmp_path), "ckpt_path": str(trained / "model.pt")},
         **sizes,
     )
     assert code == 0, text[-2000:]
     assert len(read_csv(tmp_path / "codes.csv")) == 12
     excluded = read_csv(tmp_path / "excluded.csv")
-    assert len(excluded) == 6
+    assert len(excluded) == len(FAILURES)
     assert all(row["reason"] for row in excluded)
 
 
@@ -218,6 +220,25 @@ def test_metadata_fits_its_schema():
     validate(metadata, json.loads(shared("schema/meta_schema_20240725.json").read_text()))
     assert metadata["schema"].endswith("meta_schema_20240725.json")
     assert next(iter(metadata["changelog"])) == metadata["version"]
+
+
+def test_training_and_inference_see_the_same_image():
+    train, inference = (ConfigParser.load_config_file(CONFIGS / name) for name in ("train.json", "inference.json"))
+    shared_steps = inference["preprocessing"]["transforms"][:-1]
+    assert train["train"]["deterministic_transforms"][: len(shared_steps)] == shared_steps
+    common = (
+        "network_def",
+        "phases",
+        "slices",
+        "spatial_size",
+        "spacing",
+        "attributes",
+        "channels",
+        "latent_dim",
+        "norm",
+    )
+    assert all(train[key] == inference[key] for key in common)
+    assert inference["rules"] == ConfigParser.load_config_file(CONFIGS / "cohort.json")["rules"]
 
 
 def test_network_takes_and_gives_what_the_metadata_say():
@@ -242,10 +263,10 @@ def test_export_to_torchscript(trained, tmp_path):
     assert torch.jit.load(tmp_path / "model.ts")(image).shape == image.shape
 
 
-@pytest.mark.parametrize("overlay", sorted(path.name for path in (CONFIGS / "overlays").glob("*.json")))
+@pytest.mark.parametrize("overlay", OVERLAYS)
 def test_an_overlay_only_sets_what_train_declares(overlay):
     declared = ConfigParser.load_config_file(CONFIGS / "train.json")
-    content = ConfigParser.load_config_file(CONFIGS / "overlays" / overlay)
+    content = ConfigParser.load_config_file(CONFIGS / overlay)
     assert set(content) <= set(declared)
     assert not any(isinstance(value, dict) for value in content.values())
 
@@ -253,7 +274,7 @@ def test_an_overlay_only_sets_what_train_declares(overlay):
 @pytest.mark.parametrize(("overlay", "channels"), [("ed.json", 1), ("es.json", 1), (None, 2)])
 def test_phases_decide_the_channels(overlay, channels):
     parser = ConfigParser()
-    parser.read_config([str(CONFIGS / "train.json"), *([str(CONFIGS / "overlays" / overlay)] if overlay else [])])
+    parser.read_config([str(CONFIGS / "train.json"), *([str(CONFIGS / overlay)] if overlay else [])])
     parser.update({"channels": [8, 8], "spatial_size": [16, 16], "latent_dim": 4})
     network = parser.get_parsed_content("network_def")
     assert network(torch.rand(2, channels, 16, 16)).shape == (2, channels, 16, 16)

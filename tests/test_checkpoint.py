@@ -68,6 +68,39 @@ def test_patience_that_ran_out_holds_after_a_resume(tmp_path):
     assert Run(tmp_path, [1, 2, 2, 2, 2], patience=2).run(5).trainer.state.epoch == 3
 
 
+def test_the_learning_rate_of_a_resume_is_the_configs(tmp_path):
+    Run(tmp_path, [3, 2]).run(1)
+    resumed = Run(tmp_path, [3, 2])
+    resumed.optimizer.param_groups[0]["lr"] = 0.01
+    assert resumed.run(2).optimizer.param_groups[0]["lr"] == 0.01
+
+
+def test_a_training_is_not_resumed_with_other_settings(tmp_path):
+    Run(tmp_path, [3, 2], settings={"gamma": 1, "size": (2, 2)}).run(1)
+    Run(tmp_path, [3, 2], settings={"gamma": 1, "size": (2, 2)}).run(2)
+    with pytest.raises(ValueError, match=r"other settings: gamma is 0, was 1.*--output_dir"):
+        Run(tmp_path, [3, 2], settings={"gamma": 0, "size": (2, 2)}).run(2)
+
+
+@pytest.mark.parametrize("broken", ["metric", "weights"])
+def test_what_is_not_finite_is_not_saved(tmp_path, broken):
+    run = Run(tmp_path, [3, float("nan") if broken == "metric" else 2])
+    if broken == "weights":
+        run.trainer.add_event_handler(
+            Events.EPOCH_STARTED(once=2), lambda _: torch.nn.init.constant_(run.network.weight, float("inf"))
+        )
+    with pytest.raises(FloatingPointError, match="not finite after epoch 2, which is not saved"):
+        run.run(2)
+    assert read(tmp_path / "last.pt")["epoch"] == 1
+
+
+def test_weights_are_not_used_with_other_settings(tmp_path):
+    Run(tmp_path, [1], settings={"spacing": 1.8, "seed": 0}).run(1)
+    load_weights(torch.nn.Linear(1, 1), tmp_path / "model.pt", {"spacing": 1.8})
+    with pytest.raises(ValueError, match=r"spacing is 2\.5, was 1\.8"):
+        load_weights(torch.nn.Linear(1, 1), tmp_path / "model.pt", {"spacing": 2.5})
+
+
 def test_resume_can_be_declined(tmp_path):
     Run(tmp_path, [5, 4]).run(2)
     fresh = Run(tmp_path, [5, 4], resume=False).run(1)

@@ -7,9 +7,8 @@ from ignite.engine import Engine, Events
 from monai.data import DataLoader, Dataset
 from monai.transforms import RandGaussianNoise
 
-from scripts.handlers import CodeCollector, CodesWriter, EpochSeed, LossGuard, Pictures
+from scripts.handlers import CodeCollector, EpochSeed, LossGuard, Pictures
 from scripts.networks import VariationalAutoencoder
-from scripts.storage import read_csv
 
 
 def drawn(epochs, start=0, workers=0):
@@ -39,7 +38,9 @@ def engine_with(terms):
 
 
 def test_a_loss_that_is_not_finite_stops_at_once_and_is_named():
-    with pytest.raises(FloatingPointError, match=r"kl_real not finite in epoch 1, iteration 1\. Lower --learning_rate"):
+    with pytest.raises(
+        FloatingPointError, match=r"kl_real not finite in epoch 1, iteration 1\. Run .* lower --learning_rate"
+    ):
         engine_with({"encoder_loss": 1.0, "kl_real": float("nan")}).run([0], max_epochs=1)
 
 
@@ -55,14 +56,6 @@ def test_vanished_adversarial_gradient_is_reported():
 def test_no_false_alarm(terms, recwarn):
     engine_with(terms).run([0], max_epochs=1)
     assert not recwarn
-
-
-def test_codes_are_written_with_their_attributes(tmp_path):
-    engine = Engine(lambda engine, batch: [{"codes": torch.tensor([1.5, -2.0, 0.25])} for _ in batch])
-    CodesWriter(tmp_path, ["LVEDV", "RVEDV"]).attach(engine)
-    engine.run([[{"subject": "a"}], [{"subject": "b"}]])
-    row = {"z0_LVEDV": "1.5", "z1_RVEDV": "-2", "z2": "0.25"}
-    assert read_csv(tmp_path / "codes.csv") == [{"subject": name, **row} for name in "ab"]
 
 
 def test_pictures_are_drawn_when_due(tmp_path):

@@ -6,7 +6,7 @@ import torch
 from torch.distributions import Normal
 from torch.distributions import kl_divergence as torch_kl
 
-from scripts.losses import Elbo, IntrospectiveLoss, ReconstructionLoss, attribute_loss, kl_divergence
+from scripts.losses import Elbo, IntrospectiveLoss, ReconstructionLoss, attribute_loss, kl_divergence, log_mean_exp
 from tests.conftest import shared
 
 
@@ -91,10 +91,11 @@ ELBOS = [Elbo(torch.tensor([e, 2 * e]), torch.tensor([k, k + 1])) for e, k in ((
 def test_encoder_objective_is_equation_6():
     loss, s = IntrospectiveLoss(ReconstructionLoss(1), **WEIGHTS), 1 / 32
     real, *generated = ELBOS
-    expected = (s * (0.8 * real.error + 1.5 * real.kl)).mean()
+    attribute = torch.tensor(2.0)
+    expected = 0.05 * attribute + (s * (0.8 * real.error + 1.5 * real.kl)).mean()
     for g in generated:
         expected = expected + 0.25 * torch.exp(-2 * s * (0.8 * g.error + 16 * g.kl)).mean()
-    assert loss.encoder(real, generated, s) == pytest.approx(expected.item(), rel=1e-6)
+    assert loss.encoder(attribute, real, generated, s) == pytest.approx(expected.item(), rel=1e-6)
 
 
 def test_decoder_objective_is_equation_7():
@@ -111,6 +112,12 @@ def test_the_logarithm_survives_where_the_exponential_underflows():
     value = loss.log_exp_elbo(ELBOS[0], 1)
     assert value.isfinite().all()
     assert (value.exp() == 0).all()
+    assert log_mean_exp(value).isfinite()
+
+
+def test_log_mean_exp():
+    values = torch.tensor([-1.0, -3.0])
+    assert log_mean_exp(values) == pytest.approx(np.log((np.exp(-1) + np.exp(-3)) / 2))
 
 
 def test_gamma_of_zero_computes_no_attribute_loss():

@@ -5,7 +5,7 @@ import json
 import pytest
 from monai.bundle import run
 
-from scripts.overrides import check_keys
+from scripts.overrides import RUN_KEYS, check_keys
 
 
 def test_the_nearest_key_is_named():
@@ -34,15 +34,33 @@ def test_overrides_are_read_from_the_call(config):
     run(config_file=config, number=2)
     with pytest.raises(RuntimeError) as error:
         run(config_file=config, numbr=2)
-    assert "did you mean 'number'" in str(error.value.__cause__ or error.value)
+    assert "did you mean 'number'" in str(error.value.__cause__)
 
 
-def test_keys_of_the_users_own_overlay_are_declared(config, tmp_path):
-    (tmp_path / "mine.json").write_text('{"my_key": 3}')
-    run(config_file=[config, str(tmp_path / "mine.json")], my_key=4)
+def test_a_key_that_the_users_own_overlay_refers_to(config, tmp_path):
+    (tmp_path / "mine").mkdir()
+    mine = tmp_path / "mine" / "overlay.json"
+    mine.write_text('{"my_number": 3, "number": "@my_number"}')
+    run(config_file=[config, str(mine)], my_number=4)
+
+
+def test_a_misspelled_key_of_an_overlay(config, tmp_path):
+    (tmp_path / "mine").mkdir()
+    mine = tmp_path / "mine" / "overlay.json"
+    mine.write_text('{"nubmer": 3}')
+    with pytest.raises(RuntimeError) as error:
+        run(config_file=[config, str(mine)])
+    assert "'nubmer': did you mean 'number'" in str(error.value.__cause__)
 
 
 def test_overrides_of_an_args_file_are_checked(config, tmp_path):
-    (tmp_path / "args.json").write_text(json.dumps({"config_file": config, "numbr": 2}))
-    with pytest.raises(RuntimeError):
-        run(args_file=str(tmp_path / "args.json"))
+    (tmp_path / "mine").mkdir()
+    arguments = tmp_path / "mine" / "args.json"
+    arguments.write_text(json.dumps({"config_file": config, "numbr": 2}))
+    with pytest.raises(RuntimeError) as error:
+        run(args_file=str(arguments))
+    assert "did you mean 'number'" in str(error.value.__cause__)
+
+
+def test_keys_of_experiment_tracking_are_known():
+    check_keys(["tracking_uri", "experiment_name", "config_file"], RUN_KEYS)

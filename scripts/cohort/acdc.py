@@ -7,10 +7,9 @@ import warnings
 from functools import partial
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 
-from scripts.cohort.layout import LABELS, PHASES, SubjectError, spacing_affine, write_volume
+from scripts.cohort.layout import LABELS, PHASES, SubjectError, open_scan, spacing_affine, write_volume
 from scripts.cohort.parallel import parallel_map
 from scripts.storage import output_folder, write_csv
 
@@ -93,11 +92,11 @@ def convert(source: Path, target: Path, labels: bool = False) -> None:
     """Write one ACDC volume as UKBB format: stored voxels and dtype kept, affine mended, labels renamed."""
     if not source.exists():
         raise SubjectError(f"{source.name} is missing")
+    image = open_scan(source)
     try:
-        image = nib.load(source)
         voxels = np.asanyarray(image.dataobj)
     except Exception as error:  # nibabel raises many kinds for a broken file
-        raise SubjectError(f"{source.name} cannot be read ({error})") from error
+        raise SubjectError(f"{source.name} cannot be read to its end ({error})") from error
     if labels:
         voxels = renamed(voxels, source.name)
     with warnings.catch_warnings():  # every ACDC affine disagrees with its zooms; mending it is this importer's job

@@ -54,6 +54,17 @@ def areas(masks: Mapping[str, np.ndarray], slices: Mapping[str, int], spacing: S
     }
 
 
+def in_plane_power(name: str) -> int:
+    """The power of an in-plane zoom by which an attribute grows, slices staying where they are.
+
+    Raises:
+        ValueError: for a name that is no attribute.
+    """
+    if name not in (*VOLUMES, *DERIVED, *AREAS):
+        raise ValueError(f"'{name}' is not an attribute; expected one of {', '.join((*VOLUMES, *DERIVED, *AREAS))}.")
+    return 0 if name.endswith("EF") else 2
+
+
 def base_is_first(masks: Mapping[str, np.ndarray]) -> bool:
     """Whether the slices run from base to apex, found from the cavities, which are larger at the base.
 

@@ -17,26 +17,18 @@ FILE_KEYS = tuple(f"{kind}_{phase}" for phase in PHASES for kind in ("image", "m
 PHASE_KEYS = tuple(f"{kind}_{phase}" for phase in PHASES for kind in ("frame", "basal_slice"))
 
 
-def datalist_item(row: Mapping[str, Any], dataset_dir: str | os.PathLike) -> dict[str, Any]:
+def datalist_item(row: Mapping[str, Any]) -> dict[str, Any]:
     """One subject of the datalist, from its row of the examination."""
-    item: dict[str, Any] = {"subject": row["subject"]}
-    item |= {key: os.path.relpath(row[key], dataset_dir) for key in FILE_KEYS}
-    return item | {key: row[key] for key in (*PHASE_KEYS, *VOLUMES, *DERIVED, *AREAS)}
+    return {key: row[key] for key in ("subject", *FILE_KEYS, *PHASE_KEYS, *VOLUMES, *DERIVED, *AREAS)}
 
 
-def write_datalist(
-    path: str | os.PathLike,
-    rows: Sequence[Mapping[str, Any]],
-    sections: Mapping[str, str],
-    dataset_dir: str | os.PathLike,
-) -> None:
+def write_datalist(path: str | os.PathLike, rows: Sequence[Mapping[str, Any]], sections: Mapping[str, str]) -> None:
     """Write the decathlon-style datalist of the included subjects.
 
     Args:
         path: target file.
         rows: rows of the examination, included subjects only.
         sections: subject to section.
-        dataset_dir: folder that the paths are relative to.
     """
     content: dict[str, Any] = {
         "name": "short-axis cardiac MRI cohort",
@@ -47,7 +39,7 @@ def write_datalist(
     for section in SECTIONS:
         members = [row for row in rows if sections[row["subject"]] == section]
         content[f"num{section.capitalize()}"] = len(members)
-        content[section] = [datalist_item(row, dataset_dir) for row in members]
+        content[section] = [datalist_item(row) for row in members]
     write_json(path, content)
 
 
@@ -57,7 +49,7 @@ def load_items(
     section: str | None = None,
     attributes: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
-    """Read subjects of a datalist, their paths joined with ``dataset_dir``.
+    """Read subjects of a datalist, located in ``dataset_dir``.
 
     Args:
         datalist: a file written by ``run prepare``.
@@ -74,9 +66,18 @@ def load_items(
     if not items:
         raise ValueError(f"datalist '{datalist}' has no subject in {section or SECTIONS}; see 'split' of run prepare.")
     check_attributes(items, attributes, datalist)
-    located = [item | {key: str(Path(dataset_dir) / item[key]) for key in FILE_KEYS} for item in items]
-    check_files(located, datalist, dataset_dir)
-    return located
+    check_files(items, datalist, dataset_dir)
+    return [locate(item, dataset_dir) for item in items]
+
+
+def locate(item: Mapping[str, Any], dataset_dir: str | os.PathLike) -> dict[str, Any]:
+    """Join an item's paths with ``dataset_dir``, and note when its files last changed, so that no cache outlives them.
+
+    The scans' paths are kept under ``scan_<phase>`` too, since loading replaces ``image_<phase>`` by its voxels.
+    """
+    paths = {key: os.path.join(dataset_dir, item[key]) for key in FILE_KEYS}
+    scans = {f"scan_{phase}": paths[f"image_{phase}"] for phase in PHASES}
+    return {**item, **paths, **scans, "modified": [os.stat(path).st_mtime_ns for path in paths.values()]}
 
 
 def read_datalist(path: str | os.PathLike) -> dict[str, Any]:
@@ -108,7 +109,8 @@ def check_attributes(items: Sequence[Mapping[str, Any]], attributes: Sequence[st
 
 def check_files(items: Sequence[Mapping[str, Any]], datalist: Any, dataset_dir: Any) -> None:
     """Raise for files that have vanished, naming the first."""
-    gone = [item[key] for item in items for key in FILE_KEYS if not os.path.exists(item[key])]
+    paths = (os.path.join(dataset_dir, item[key]) for item in items for key in FILE_KEYS)
+    gone = [path for path in paths if not os.path.exists(path)]
     if gone:
         raise FileNotFoundError(
             f"{len(gone)} files of datalist '{datalist}' are missing under dataset_dir '{dataset_dir}', the first: "

@@ -118,7 +118,7 @@ def read_image(path: str | os.PathLike, frame: int | None = None) -> tuple[np.nd
         SubjectError: for an unreadable file, a wrong number of axes, a voxel size that is not positive, or
             voxels that are not finite.
     """
-    image = _open(path)
+    image = open_scan(path)
     voxels = _voxels(image, path, frame)
     if not np.isfinite(voxels).all():
         raise SubjectError(f"{Path(path).name} has voxels that are not finite (NaN or infinite)")
@@ -131,7 +131,7 @@ def read_mask(path: str | os.PathLike, frame: int | None = None) -> np.ndarray:
     Raises:
         SubjectError: for an unreadable file, or labels other than 0 (background), 1 (LV), 2 (Myo), 3 (RV).
     """
-    mask = _voxels(_open(path), path, frame, axes=(3, 4) if frame is None else (3,))
+    mask = _voxels(open_scan(path), path, frame, axes=(3, 4) if frame is None else (3,))
     unknown = sorted(set(np.unique(mask).tolist()) - {0.0, *map(float, LABELS.values())})
     if unknown:
         listed = ", ".join(f"{label:g}" for label in unknown[:5])
@@ -139,7 +139,12 @@ def read_mask(path: str | os.PathLike, frame: int | None = None) -> np.ndarray:
     return mask.astype(np.uint8)
 
 
-def _open(path: str | os.PathLike) -> nib.Nifti1Image:
+def open_scan(path: str | os.PathLike) -> nib.Nifti1Image:
+    """Open a NIfTI file whose header can be trusted as far as its voxel size; voxels are not read yet.
+
+    Raises:
+        SubjectError: for an unreadable file, or a voxel size of zero.
+    """
     try:
         image = nib.load(path)
         with ImageOpener(path) as file:
@@ -177,7 +182,7 @@ def spacing_affine(image: nib.Nifti1Image, path: str | os.PathLike = "") -> np.n
         raise SubjectError(f"{Path(path).name} has shape {image.shape}; expected 3 or 4 axes")
     affine = np.asarray(image.affine, dtype=float)
     scale = np.linalg.norm(affine[:3, :3], axis=0)
-    if not np.isfinite(affine).all() or (scale == 0).any():
+    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3] / np.where(scale, scale, 1))) < 1e-3:
         raise SubjectError(f"{Path(path).name} has an affine that is not invertible")
     if np.abs(scale / zooms - 1).max() <= 0.01:
         return affine
@@ -220,5 +225,6 @@ def write_like(path: str | os.PathLike, voxels: np.ndarray, scan: str | os.PathL
     image = nib.Nifti1Image(voxels.astype(np.float32), reference.affine, reference.header)
     image.header.set_data_dtype(np.float32)
     image.header.set_zooms(reference.header.get_zooms()[:3])
+    image.header["cal_min"] = image.header["cal_max"] = 0  # the scan's display range is not that of these voxels
     with atomic_path(path) as part:
         nib.save(image, part)

@@ -244,6 +244,10 @@ def _affine(rng: np.random.Generator, spacing: tuple[float, float, float], roll:
     return affine
 
 
+def _few_lv_voxels(mask: np.ndarray) -> np.ndarray:
+    return _without(mask, "LV", keep=6)
+
+
 def _few_rv_voxels(mask: np.ndarray) -> np.ndarray:
     return _without(mask, "RV", keep=6)
 
@@ -288,6 +292,7 @@ def _lv_slices(mask: np.ndarray) -> np.ndarray:
 
 
 FAILURES = {
+    "LV below 10 voxels": _few_lv_voxels,
     "RV below 10 voxels": _few_rv_voxels,
     "myocardium below 10 voxels": _few_myo_voxels,
     "fewer than 6 slices": _few_slices,

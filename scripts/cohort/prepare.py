@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from scripts.cohort.attributes import AREAS, DERIVED, VOLUMES
-from scripts.cohort.datalist import write_datalist
+from scripts.cohort.datalist import FILE_KEYS, PHASE_KEYS, write_datalist
 from scripts.cohort.examine import examine_all
 from scripts.cohort.layout import PHASES, find_subjects
 from scripts.cohort.quality import QualityRules
@@ -28,6 +29,9 @@ COLUMNS = (
     *DERIVED,
     *AREAS,
 )
+UNITS = {"LVEF": "%", "RVEF": "%", "LVM": "g"}
+RESERVED = {*COLUMNS, *FILE_KEYS, *PHASE_KEYS, "warnings"}
+EXAMINATION = 1  # raise it when rows are made in another way, so that no row of an older journal is reused
 
 
 def prepare(
@@ -68,7 +72,7 @@ def prepare(
     if included:
         names = [row["subject"] for row in included]
         sections = split_by_column(included, split_column) if split_column else split_subjects(names, split, seed)
-        write_datalist(target / "datalist.json", included, sections, dataset_dir)
+        write_datalist(target / "datalist.json", included, sections)
     print_summary(rows, target)
     if not included:
         raise ValueError(
@@ -100,8 +104,8 @@ def read_user_table(dataset_dir: str | os.PathLike, path: str | os.PathLike | No
         raise ValueError(f"user_table '{path}' needs a column 'subject'; it has {', '.join(rows[0])}.")
     twice = [name for name, count in Counter(row["subject"] for row in rows).items() if count > 1]
     if twice:
-        raise ValueError(f"user_table '{path}' names subject {twice[0]} more than once.")
-    renamed = {column: f"user_{column}" if column in COLUMNS else column for column in (rows[0] if rows else ())}
+        raise ValueError(f"user_table '{path}' names subject {twice[0]} more than once; keep one row per subject.")
+    renamed = {column: f"user_{column}" if column in RESERVED else column for column in (rows[0] if rows else ())}
     return {row.pop("subject"): {renamed[column]: value for column, value in row.items()} for row in map(dict, rows)}
 
 
@@ -119,16 +123,14 @@ def examine_changed(folders: list[Path], rules: QualityRules, journal: Path, wor
             # The newline comes first, so that a line torn by a kill cannot spoil the one after it.
             file.write("\n" + json.dumps({"key": keys[folder], "row": row}))
             file.flush()
-            for message in row["warnings"]:
-                print(f"  warning: {message}")
     return [known[keys[folder]] for folder in folders]
 
 
 def fingerprint(folder: Path, rules: QualityRules) -> str:
-    """What a subject's row depends on: its files' names, sizes and times, and the rules."""
+    """What a subject's row depends on: its files' names, sizes and times, the rules, and how it is examined."""
     stats = ((path.name, path.stat()) for path in sorted(folder.glob("*sa*.nii.gz")))
     files = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
-    return json.dumps([str(folder.resolve()), files, asdict(rules)])
+    return json.dumps([EXAMINATION, folder.name, files, asdict(rules)])
 
 
 def read_journal(path: Path) -> dict[str, dict[str, Any]]:
@@ -148,11 +150,20 @@ def print_summary(rows: Sequence[Mapping[str, Any]], target: Path) -> None:
     """Print how many subjects were found, included and excluded, why, and the attributes' mean and SD."""
     included = [row for row in rows if row["status"] == "included"]
     print(f"Found {len(rows)} subjects: {len(included)} included, {len(rows) - len(included)} excluded.")
-    reasons = Counter(row["reason"] for row in rows if row["status"] == "excluded")
-    for reason, count in reasons.most_common():
-        print(f"  excluded {count}: {reason}")
-    for name, unit in (*((name, "mL") for name in VOLUMES), ("LVEF", "%"), ("RVEF", "%"), ("LVM", "g")):
+    for kind in group_reasons(rows):
+        others = f" and {len(kind) - 1} more" if len(kind) > 1 else ""
+        print(f"  excluded {len(kind)}: {kind[0]['reason']} ({kind[0]['subject']}{others})")
+    for name in (*VOLUMES, *DERIVED):
         values = np.array([row[name] for row in included])
         if values.size > 1:
-            print(f"  {name:>7} {values.mean():6.1f} ± {values.std(ddof=1):.1f} {unit}")
+            print(f"  {name:>7} {values.mean():6.1f} ± {values.std(ddof=1):.1f} {UNITS.get(name, 'mL')}")
     print(f"Written: {target / 'cohort.csv'}" + (f", {target / 'datalist.json'}" if included else ""))
+
+
+def group_reasons(rows: Sequence[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
+    """Excluded rows whose reasons differ in numbers only, most frequent kind first."""
+    kinds: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        if row["status"] == "excluded":
+            kinds.setdefault(re.sub(r"\d+(\.\d+)?", "#", row["reason"]), []).append(row)
+    return sorted(kinds.values(), key=len, reverse=True)

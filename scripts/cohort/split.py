@@ -24,7 +24,9 @@ def split_subjects(subjects: Sequence[str], fractions: Sequence[float], seed: in
         ValueError: for fractions that are negative or do not add up to 1.
     """
     if len(fractions) != len(SECTIONS) or min(fractions) < 0 or not np.isclose(sum(fractions), 1):
-        raise ValueError(f"split {list(fractions)} needs three shares (training, validation, test) that add up to 1")
+        raise ValueError(
+            f"split {list(fractions)} needs three shares (training, validation, test) that add up to 1: set --split."
+        )
     order = np.random.default_rng(seed).permutation(sorted(subjects))
     ends = np.round(np.cumsum(fractions) * len(order)).astype(int)
     parts = np.split(order, ends[:-1])
@@ -45,6 +47,6 @@ def split_by_column(rows: Sequence[Mapping[str, str]], column: str) -> dict[str,
         if row.get(column) not in SECTIONS:
             raise ValueError(
                 f"split_column '{column}' is {row.get(column)!r} for subject {row['subject']}; "
-                f"expected one of {', '.join(SECTIONS)}"
+                f"expected one of {', '.join(SECTIONS)}; mend the user table."
             )
     return {row["subject"]: row[column] for row in rows}

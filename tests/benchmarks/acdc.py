@@ -46,11 +46,11 @@ def run_seed(seed: int, dataset: Path, folder: Path) -> dict[str, object]:
     paths = {"dataset_dir": str(dataset), "output_dir": str(folder)}
     bundle("prepare", "cohort.json", **paths, seed=seed, split=list(SPLIT))
     start = time.perf_counter()
-    bundle("training", "train.json", "overlays/compact.json", **paths, seed=seed)
+    bundle("training", "train.json", "compact.json", **paths, seed=seed)
     minutes = (time.perf_counter() - start) / 60
     datalist = str(folder / "datalist.json")
     last = str(folder / "last.pt")
-    bundle("run", "inference.json", "overlays/compact.json", **paths, datalist=datalist, ckpt_path=last)
+    bundle("run", "inference.json", "compact.json", **paths, datalist=datalist, ckpt_path=last)
     score = score_codes(folder) | {"seed": seed, "training_minutes": round(minutes, 1)}
     write_json(done, score)
     return score

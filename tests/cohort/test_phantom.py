@@ -18,7 +18,7 @@ DRAWS = 150
 
 @pytest.fixture(scope="module")
 def cohort(tmp_path_factory):
-    """A cohort of which 6 subjects must fail, 4 have a cine and 6 are diseased."""
+    """A cohort of which 7 subjects must fail, 4 have a cine and 6 are diseased."""
     root = tmp_path_factory.mktemp("phantoms")
     write_cohort(root, SUBJECTS, seed=3, cine_fraction=0.25, diseased_fraction=0.4, failing=1, frames=FRAMES)
     return root

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from scripts.cohort import examine
 from scripts.cohort.datalist import load_items
 from scripts.cohort.layout import read_image, write_volume
 from scripts.cohort.phantom import FAILURES
-from scripts.cohort.prepare import prepare
+from scripts.cohort.prepare import group_reasons, prepare
 from scripts.storage import read_csv
 
 
@@ -30,6 +31,7 @@ def test_every_subject_has_a_row_and_the_reasons_are_those_intended(phantoms, pr
     rows, info = rows_by_subject(prepared), {row["subject"]: row for row in read_csv(phantoms / "info.csv")}
     assert set(rows) == set(info)
     words = {
+        "LV below 10 voxels": "LV has 6 voxels",
         "RV below 10 voxels": "RV has",
         "myocardium below 10 voxels": "Myo has",
         "fewer than 6 slices": "slices; at least 6",
@@ -56,12 +58,13 @@ def test_user_columns_are_joined(prepared, phantoms):
     assert all(row["diagnosis"] == info[name]["diagnosis"] for name, row in rows.items())
 
 
-def test_datalist_is_relative_and_split_by_subject(prepared):
+def test_datalist_is_relative_and_split_by_subject(prepared, phantoms):
     content = json.loads((prepared / "datalist.json").read_text())
     names = [item["subject"] for section in ("training", "validation", "test") for item in content[section]]
     assert len(names) == len(set(names)) == 12
     assert [content[f"num{section}"] for section in ("Training", "Validation", "Test")] == [6, 3, 3]
-    assert not any(item["image_ED"].startswith(("/", "..")) for item in content["training"])
+    assert all((phantoms / item[key]).is_file() for item in content["training"] for key in ("image_ED", "mask_ES"))
+    assert not any(item["image_ED"].startswith("/") for item in content["training"])
 
 
 def test_second_run_examines_only_what_changed(cohort, tmp_path, monkeypatch):
@@ -72,7 +75,7 @@ def test_second_run_examines_only_what_changed(cohort, tmp_path, monkeypatch):
     write_volume(root / sound[0] / "sa_ED.nii.gz", np.round(image * 2).astype(np.int16), affine)
     seen = []
     measure = examine.measure
-    monkeypatch.setattr(examine, "measure", lambda folder, rules: seen.append(folder.name) or measure(folder, rules))
+    monkeypatch.setattr(examine, "measure", lambda folder, *rest: seen.append(folder.name) or measure(folder, *rest))
     prepare(root, tmp_path / "out", workers=1)
     assert seen == [sound[0]]
     assert (tmp_path / "out" / "cohort.csv").read_text() == before
@@ -118,6 +121,27 @@ def test_a_broken_subject_is_excluded_and_the_run_goes_on(cohort, tmp_path):
     assert rows[sound[6]]["status"] == "included"
 
 
+def test_an_excluded_subject_keeps_what_was_measured(prepared):
+    rows = [row for row in rows_by_subject(prepared).values() if row["status"] == "excluded"]
+    assert all(float(row["LVEDV"]) > 0 and row["slices_ED"] and row["spacing_z"] == "10" for row in rows)
+
+
+def test_relative_and_absolute_dataset_dir_agree(cohort, tmp_path, monkeypatch):
+    root, _ = cohort
+    monkeypatch.chdir(root.parent)
+    prepare(root.name, tmp_path / "out", workers=1)
+    first = (tmp_path / "out" / "datalist.json").read_text()
+    monkeypatch.chdir(tmp_path)
+    prepare(root, tmp_path / "out", workers=1)
+    assert (tmp_path / "out" / "datalist.json").read_text() == first
+
+
+def test_reasons_that_differ_in_numbers_are_one():
+    reasons = ["RV has 6 voxels", "RV has 7 voxels", "no mask"]
+    rows = [{"subject": f"s{i}", "status": "excluded", "reason": reason} for i, reason in enumerate(reasons)]
+    assert [len(kind) for kind in group_reasons(rows)] == [2, 1]
+
+
 def test_user_table_that_names_a_subject_twice(cohort, tmp_path):
     (tmp_path / "table.csv").write_text("subject,age\na,50\na,51\n")
     with pytest.raises(ValueError, match="names subject a more than once"):
@@ -133,8 +157,8 @@ def test_unwritable_output_is_named(cohort, tmp_path):
 def test_items_of_a_datalist_have_absolute_paths(prepared, phantoms):
     items = load_items(prepared / "datalist.json", phantoms, "validation", ["LVEDV"])
     assert len(items) == 3
-    assert all((phantoms / item["subject"]).samefile(phantoms / item["subject"]) for item in items)
-    assert items[0]["image_ED"].startswith(str(phantoms))
+    assert all(Path(item["image_ED"]).is_file() and Path(item["image_ED"]).is_absolute() for item in items)
+    assert items[0]["scan_ES"] == items[0]["image_ES"]
 
 
 def test_vanished_file_is_named(prepared, tmp_path):

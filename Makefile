@@ -2,15 +2,15 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-DEMO_SUBJECTS ?= 60
-DEMO_EPOCHS ?= 20
+DEMO_SUBJECTS ?= 100
+DEMO_EPOCHS ?= 120
+DEMO_WARMUP ?= 100
 DEMO_OUTPUT ?= output/demo
 
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 CONFIGS := bundle/configs
 RUN := $(PY) -m monai.bundle run
-COMPACT := $(CONFIGS)/compact.json
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -20,7 +20,7 @@ help: ## list the targets
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name text; do \
 		printf '  make %-9s%s\n' "$$name" "$$text"; done
 	@echo
-	@echo '  Variables: PYTHON=$(PYTHON) VENV=$(VENV) DEMO_SUBJECTS=$(DEMO_SUBJECTS) DEMO_EPOCHS=$(DEMO_EPOCHS)'
+	@echo '  Variables: PYTHON=$(PYTHON) VENV=$(VENV) DEMO_SUBJECTS=$(DEMO_SUBJECTS) DEMO_EPOCHS=$(DEMO_EPOCHS) DEMO_WARMUP=$(DEMO_WARMUP)'
 
 setup: $(READY) ## create the environment with all dependencies
 	@echo '[setup] $(VENV) is up to date'
@@ -45,18 +45,25 @@ weights: $(READY) ## fetch the weights of the perceptual networks
 	@$(PY) -m scripts.perceptual
 
 demo: weights ## phantom hearts, a short training, and inference, in output/demo
-	@echo '[demo] drawing $(DEMO_SUBJECTS) phantom hearts'
-	$(RUN) phantom --config_file $(CONFIGS)/cohort.json \
+	@echo '[demo] 1/4 drawing $(DEMO_SUBJECTS) phantom hearts'
+	@$(RUN) phantom --config_file $(CONFIGS)/cohort.json \
 		--dataset_dir $(DEMO_OUTPUT)/phantom --subjects $(DEMO_SUBJECTS)
-	@echo '[demo] checking the scans and writing the list of subjects'
-	$(RUN) prepare --config_file $(CONFIGS)/cohort.json --dataset_dir $(DEMO_OUTPUT)/phantom
-	@echo '[demo] training for $(DEMO_EPOCHS) epochs'
-	$(RUN) training --config_file "['$(CONFIGS)/train.json','$(COMPACT)']" \
-		--dataset_dir $(DEMO_OUTPUT)/phantom --output_dir $(DEMO_OUTPUT) --epochs $(DEMO_EPOCHS)
-	@echo '[demo] reading the scans back with the trained model'
-	$(RUN) --config_file "['$(CONFIGS)/inference.json','$(COMPACT)']" \
+	@echo '[demo] 2/4 checking the scans and measuring their volumes'
+	@$(RUN) prepare --config_file $(CONFIGS)/cohort.json \
 		--dataset_dir $(DEMO_OUTPUT)/phantom --output_dir $(DEMO_OUTPUT)
-	@echo '[demo] results are in $(DEMO_OUTPUT)'
+	@echo '[demo] 3/4 training for $(DEMO_EPOCHS) epochs, the first $(DEMO_WARMUP) without generated images'
+	@$(RUN) training --config_file "['$(CONFIGS)/train.json','$(CONFIGS)/compact.json']" \
+		--dataset_dir $(DEMO_OUTPUT)/phantom --output_dir $(DEMO_OUTPUT) \
+		--max_epochs $(DEMO_EPOCHS) --warmup_epochs $(DEMO_WARMUP)
+	@echo '[demo] 4/4 encoding the scans with the trained model'
+	@$(RUN) run --config_file "['$(CONFIGS)/inference.json','$(CONFIGS)/compact.json']" \
+		--dataset_dir $(DEMO_OUTPUT)/phantom --output_dir $(DEMO_OUTPUT)
+	@echo '[demo] done:'
+	@echo '  model        $(DEMO_OUTPUT)/model.pt'
+	@echo '  codes        $(DEMO_OUTPUT)/codes.csv'
+	@echo '  pictures     $(DEMO_OUTPUT)/pictures/reconstructions.png, $(DEMO_OUTPUT)/pictures/traversals.png'
+	@echo '  cohort       $(DEMO_OUTPUT)/cohort.csv'
+	@echo '  TensorBoard  $(VENV)/bin/tensorboard --logdir $(DEMO_OUTPUT)/tensorboard'
 
 test: weights ## run the tests (PYTEST_ARGS="-k losses" chooses some)
 	@echo '[test] running pytest'

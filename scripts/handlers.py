@@ -91,7 +91,7 @@ class TrainingProgress(ProgressBar):
     """A bar over the whole training with its losses and the time left, and no flood of lines in a log file."""
 
     def __init__(self, names: Sequence[str] = ("encoder_loss", "decoder_loss", "attribute_loss")) -> None:
-        super().__init__(persist=True, desc="training", mininterval=0.5 if sys.stderr.isatty() else 30, unit="it")
+        super().__init__(persist=True, desc="training", mininterval=0.5 if sys.stderr.isatty() else 30, unit="epoch")
         self.names = tuple(names)
 
     def attach(self, engine: Engine) -> None:  # type: ignore[override]
@@ -99,7 +99,7 @@ class TrainingProgress(ProgressBar):
         super().attach(
             engine,
             output_transform=lambda output: {name: float(output[TERMS][name]) for name in self.names},
-            event_name=Events.ITERATION_COMPLETED,
+            event_name=Events.EPOCH_COMPLETED,
             closing_event_name=Events.COMPLETED,
         )
 

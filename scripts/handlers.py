@@ -51,6 +51,33 @@ class EpochSeed:
         set_rnd(engine.data_loader.dataset, seed)  # random transforms have generators of their own
 
 
+class LinearDecay:
+    """Lower the learning rates linearly from epoch to epoch.
+
+    The rate is computed from the epoch's number alone, so that a resumed training has that of an uninterrupted one.
+
+    Args:
+        optimizers: their present rates are those of the first epoch.
+        final_fraction: of these rates, in the last epoch; 1 keeps them constant.
+        epochs: number of the last epoch.
+    """
+
+    def __init__(self, optimizers: Sequence[torch.optim.Optimizer], final_fraction: float, epochs: int) -> None:
+        self.optimizers = tuple(optimizers)
+        self.rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
+        self.final_fraction, self.epochs = final_fraction, epochs
+
+    def attach(self, engine: Engine) -> None:
+        """Register with the trainer."""
+        engine.add_event_handler(Events.EPOCH_STARTED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        done = (engine.state.epoch - 1) / max(self.epochs - 1, 1)
+        for optimizer, rates in zip(self.optimizers, self.rates, strict=True):
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate * (1 - done * (1 - self.final_fraction))
+
+
 class LossGuard:
     """Stop at the first loss that is not finite, and warn when the adversarial gradient has vanished for an epoch."""
 

@@ -119,7 +119,7 @@ def test_the_same_seed_trains_the_same_model(trained, prepared, phantoms, tmp_pa
 
 
 def test_killed_in_mid_epoch_and_resumed_equals_undisturbed(prepared, phantoms, tmp_path):
-    options = {"max_epochs": 6, "augmentation_prob": 0.9, "warmup_epochs": 1}
+    options = {"max_epochs": 6, "augmentation_prob": 0.9, "warmup_epochs": 1, "final_learning_rate_fraction": 0.1}
     train(prepared, phantoms, tmp_path / "whole", **options)
     process = subprocess.Popen(
         train_command(prepared, phantoms, tmp_path / "killed", **options), cwd=ROOT, env=environment(), **PIPES

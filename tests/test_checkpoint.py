@@ -143,3 +143,33 @@ def test_weights_are_looked_for_in_two_places(tmp_path):
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "model.pt").touch()
     assert find_weights(tmp_path / "out", tmp_path) == str(tmp_path / "models" / "model.pt")
+
+
+def test_an_interrupted_save_leaves_the_old_checkpoint(tmp_path, monkeypatch):
+    save({"a": torch.ones(1)}, tmp_path / "last.pt")
+
+    def interrupted(content, path):
+        path.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch, "save", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        save({"a": torch.zeros(1)}, tmp_path / "last.pt")
+    assert read(tmp_path / "last.pt")["a"] == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["last.pt"]
+
+
+def test_of_equal_epochs_the_first_is_best(tmp_path):
+    weights = []
+    run = Run(tmp_path, [1, 1])
+    run.trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda _: weights.append(run.network.weight.item()))
+    run.run(2)
+    assert read(tmp_path / "model.pt")["weight"].item() == weights[0]
+
+
+def test_a_resume_knows_the_best_and_the_iteration(tmp_path):
+    Run(tmp_path, [1, 5]).run(1)
+    best = read(tmp_path / "model.pt")["weight"].item()
+    resumed = Run(tmp_path, [1, 5]).run(2)
+    assert read(tmp_path / "model.pt")["weight"].item() == best
+    assert resumed.trainer.state.iteration == 2

@@ -159,3 +159,31 @@ def test_evaluator_encodes_the_mean_in_evaluation_mode():
     assert torch.equal(evaluator.state.output["codes"], network.encode(batch["image"])[0])
     assert torch.equal(evaluator.state.output["pred"], network(batch["image"]))
     assert torch.equal(evaluator.state.output["attributes"], batch["attributes"])
+
+
+def test_terms_are_what_their_names_say():
+    network, batch = make_network(), make_batch()
+    trainer = make_trainer(network, IntrospectiveLoss(ReconstructionLoss(1), **WEIGHTS))
+    for optimizer in (trainer.optimizer, trainer.decoder_optimizer):
+        optimizer.param_groups[0]["lr"] = 0
+    trainer.state.epoch = 1
+    torch.manual_seed(7)
+    terms = trainer._iteration(trainer, batch)["terms"]
+    torch.manual_seed(7)
+    z_noise, prior, _, e = (torch.randn(5, 6, dtype=torch.float64) for _ in range(4))
+    mean, log_variance = network.encode(batch["image"])
+    error = (network.decode(mean + z_noise * (0.5 * log_variance).exp()) - batch["image"]).square().sum((1, 2, 3))
+    assert terms["kl_real"] == pytest.approx(kl_divergence(mean, log_variance).mean().item())
+    assert terms["reconstruction_loss"] == pytest.approx(error.mean().item() / 512)
+    fake = network.decode(prior)
+    mean, log_variance = network.encode(fake)
+    error = (network.decode(mean + e * (0.5 * log_variance).exp()) - fake).square().sum((1, 2, 3))
+    exponent = -2 / 512 * (0.8 * error + 8 * kl_divergence(mean, log_variance))
+    assert terms["kl_generated"] == pytest.approx(kl_divergence(mean, log_variance).mean().item())
+    assert terms["log_exp_elbo_generated"] == pytest.approx(exponent.exp().mean().log().item())
+
+
+def test_training_is_in_training_mode():
+    network = make_network("batch").eval()
+    make_trainer(network, IntrospectiveLoss(ReconstructionLoss(1), **WEIGHTS)).run()
+    assert network.training

@@ -7,17 +7,17 @@ from ignite.engine import Engine, Events
 from monai.data import DataLoader, Dataset
 from monai.transforms import RandGaussianNoise
 
-from scripts.handlers import CodeCollector, EpochSeed, LossGuard, Pictures
+from scripts.handlers import CodeCollector, EpochSeed, LinearDecay, LossGuard, Pictures
 from scripts.networks import VariationalAutoencoder
 
 
-def drawn(epochs, start=0, workers=0):
+def drawn(epochs, start=0, workers=0, seed=5):
     """What a training with random transforms sees: the first values of each batch, and its own noise."""
     seen = []
     data = Dataset([torch.full((1, 4), float(i)) for i in range(6)], RandGaussianNoise(prob=1))
     engine = Engine(lambda engine, batch: seen.append((batch[:, 0, 0].tolist(), torch.rand(1).item())))
     engine.data_loader = DataLoader(data, batch_size=3, shuffle=True, num_workers=workers)
-    EpochSeed(5).attach(engine)
+    EpochSeed(seed).attach(engine)
     engine.add_event_handler(Events.STARTED, lambda engine: setattr(engine.state, "epoch", start))
     engine.run(engine.data_loader, max_epochs=epochs)
     return seen
@@ -29,6 +29,16 @@ def test_epochs_are_the_same_however_they_are_reached(workers):
     assert whole == drawn(3, workers=workers)
     assert whole[4:] == drawn(3, start=2, workers=workers)
     assert whole[:2] != whole[2:4]
+
+
+def test_learning_rate_falls_linearly_even_after_a_resume():
+    weight = torch.nn.Parameter(torch.zeros(1))
+    optimizer, rates = torch.optim.Adam([weight], 0.1), []
+    engine = Engine(lambda engine, batch: rates.append(optimizer.param_groups[0]["lr"]))
+    LinearDecay([optimizer], 0.2, 5).attach(engine)
+    optimizer.load_state_dict(torch.optim.Adam([weight], 7.0).state_dict())  # replaces the parameter groups
+    engine.run([0], max_epochs=5)
+    assert rates == pytest.approx([0.1, 0.08, 0.06, 0.04, 0.02])
 
 
 def engine_with(terms):
@@ -71,3 +81,41 @@ def test_pictures_are_drawn_when_due(tmp_path):
     assert sorted(path.name for path in (tmp_path / "pictures").iterdir()) == ["reconstructions.png", "traversals.png"]
     assert list((tmp_path / "tensorboard").iterdir())
     assert np.array(engine.state.codes[0]).shape == (5, 6)
+
+
+def test_another_seed_draws_otherwise():
+    assert drawn(1) == drawn(1, seed=5) != drawn(1, seed=6)
+
+
+def test_each_epoch_is_judged_for_itself():
+    values = iter([-2.0, -30.0])
+    engine = Engine(lambda engine, batch: {"terms": {"log_exp_elbo_generated": torch.tensor(next(values))}})
+    LossGuard().attach(engine)
+    with pytest.warns(UserWarning, match="vanished in epoch 2"):
+        engine.run([0], max_epochs=2)
+
+
+def test_pictures_come_at_their_interval_and_at_the_end(tmp_path, monkeypatch):
+    drawn_at = []
+    monkeypatch.setattr(Pictures, "publish", lambda self, name, figure, epoch: drawn_at.append((name, epoch)))
+    network = VariationalAutoencoder(2, (16, 16), (4, 8), 6, "instance").train()
+    output = {"image": torch.rand(2, 2, 16, 16), "pred": torch.rand(2, 2, 16, 16), "codes": torch.randn(2, 6)}
+    engine = Engine(lambda engine, batch: output)
+    Pictures(tmp_path, network, [], ["ED", "ES"], interval=2, final_epoch=5).attach(engine)
+    for epoch in range(1, 6):  # as the trainer runs its evaluator: anew for each epoch
+        engine.state.epoch = epoch - 1
+        engine.run([0], max_epochs=epoch)
+    assert drawn_at == [("reconstructions", epoch) for epoch in (2, 4, 5)]
+
+
+def test_walks_are_drawn_in_evaluation_mode_from_this_evaluation_alone(tmp_path):
+    network = VariationalAutoencoder(2, (16, 16), (4, 8), 6, "batch").train()
+    output = {"image": torch.rand(2, 2, 16, 16), "pred": torch.rand(2, 2, 16, 16), "codes": torch.randn(2, 6)}
+    engine = Engine(lambda engine, batch: output)
+    CodeCollector().attach(engine)
+    Pictures(tmp_path, network, ["LVEDV"], ["ED", "ES"], interval=1, final_epoch=5).attach(engine)
+    engine.run([0, 0], max_epochs=1)
+    engine.state.epoch = 1
+    engine.run([0, 0], max_epochs=2)
+    assert len(engine.state.codes) == 2
+    assert not network.training

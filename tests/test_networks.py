@@ -65,3 +65,11 @@ def test_sampling_has_the_asked_moments():
     codes = sample(torch.full((20000, 1), 3.0), torch.full((20000, 1), 2.0).log() * 2)
     assert codes.mean() == pytest.approx(3, abs=0.06)
     assert codes.std() == pytest.approx(2, abs=0.06)
+
+
+def test_blocks_are_those_of_the_paper():
+    modules = list(VariationalAutoencoder(**SMALL).modules())
+    slopes = {module.negative_slope for module in modules if isinstance(module, torch.nn.LeakyReLU)}
+    pools = {type(module) for module in modules if "Pool" in type(module).__name__}
+    upsampling = {module.mode for module in modules if isinstance(module, torch.nn.Upsample)}
+    assert (slopes, pools, upsampling) == ({0.2}, {torch.nn.AvgPool2d}, {"nearest"})

@@ -14,6 +14,17 @@ def test_an_error_leaves_the_old_file_and_no_remains(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
 
 
+def test_an_error_while_writing_leaves_no_remains(tmp_path):
+    with pytest.raises(ValueError, match="field"):
+        write_csv(tmp_path / "a.csv", [{"subject": "x", "unknown": 1}], ["subject"])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_byte_order_mark_is_not_part_of_a_name(tmp_path):
+    (tmp_path / "a.csv").write_text("\ufeffsubject,age\nx,3\n", encoding="utf-8")
+    assert read_csv(tmp_path / "a.csv") == [{"subject": "x", "age": "3"}]
+
+
 def test_suffixes_are_kept(tmp_path):
     with atomic_path(tmp_path / "scan.nii.gz") as part:
         assert part.name.endswith(".nii.gz")

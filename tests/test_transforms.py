@@ -16,6 +16,7 @@ from scripts.transforms import (
     StackAttributesd,
     VentricleCropd,
     ViewsToChannelsd,
+    low_pass,
 )
 
 SIZE = (64, 64)
@@ -200,3 +201,33 @@ def test_unknown_phases_are_refused(phases):
 def test_unknown_view_is_refused():
     with pytest.raises(ValueError, match="'apical' is not a view"):
         VentricleCropd(PHASES, SIZE, 1.8, slices="apical")
+
+
+def test_smoothing_has_the_width_of_the_shrinking_along_each_axis():
+    image = MetaTensor(torch.rand(1, 30, 30, 3))
+    smooth = low_pass(image, 1, np.array([0.9, 1.8, 10]), spacing=2.7)
+    expected = ndimage.gaussian_filter(image[0, ..., 1].numpy(), (1.0, 0.25))
+    assert np.allclose(smooth[0, ..., 1], expected, atol=1e-6)
+    assert torch.equal(smooth[..., [0, 2]].as_tensor(), image[..., [0, 2]].as_tensor())
+
+
+def test_each_phase_has_its_own_mask_slice_and_place(heart_mask):
+    shifted = np.roll(heart_mask, 5, axis=1)
+    ed, es = subject(heart_mask), subject(shifted)
+    item = ed | {key: es[key] for key in ("image_ES", "mask_ES")} | {"basal_slice_ES": 2}
+    crops = VentricleCropd(PHASES, SIZE, 1.8)(item)
+    areas = []
+    for phase in PHASES:
+        crop = crops[f"image_{phase}"].numpy()[0, ..., 0]
+        assert np.allclose(centers(crop)[0], 31.5, atol=0.6)
+        areas.append((crop > 2.5).sum())
+    assert areas[1] < areas[0]  # slice 2 is nearer to the apex
+
+
+def test_loading_keeps_the_geometry_and_each_phases_frame(tmp_path, heart_mask):
+    affine = oblique((1.5, 1.6, 9))
+    write_volume(tmp_path / "sa.nii.gz", np.stack([heart_mask, heart_mask * 0], -1), affine, 0.03)
+    item = {f"{kind}_{phase}": str(tmp_path / "sa.nii.gz") for kind in ("image", "mask") for phase in PHASES}
+    loaded = LoadSubjectd()(item | {"frame_ED": 0, "frame_ES": 1})
+    assert np.allclose(loaded["image_ED"].affine, affine, atol=1e-5)
+    assert loaded["mask_ED"].sum() > 0 == loaded["mask_ES"].sum()

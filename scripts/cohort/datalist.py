@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -93,6 +94,16 @@ def read_datalist(path: str | os.PathLike) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"datalist '{path}' needs sections {', '.join(SECTIONS)}; write it again with 'run prepare'.")
     return content
+
+
+def file_hash(datalist: str | os.PathLike) -> str:
+    """SHA-256 of a datalist: tells whether two trainings had the same subjects, and no subject's name.
+
+    Raises:
+        FileNotFoundError, ValueError: as ``read_datalist``.
+    """
+    read_datalist(datalist)
+    return hashlib.sha256(Path(datalist).read_bytes()).hexdigest()
 
 
 def check_attributes(items: Sequence[Mapping[str, Any]], attributes: Sequence[str], datalist: Any) -> None:

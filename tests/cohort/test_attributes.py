@@ -3,14 +3,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from scripts.cohort.attributes import areas, basal_slices, base_is_first, derived, volumes
+from scripts.cohort.attributes import areas, basal_slices, base_is_first, derived, in_plane_power, volumes
 from scripts.cohort.layout import SubjectError
 
 
 def test_volume_is_voxels_times_voxel_size(heart_mask):
-    values = volumes({"ED": heart_mask, "ES": heart_mask}, (1.5, 2.0, 10.0))
-    assert values["LVEDV"] == pytest.approx((heart_mask == 1).sum() * 0.03)
-    assert values["RVESV"] == pytest.approx((heart_mask == 3).sum() * 0.03)
+    values = volumes({"ED": heart_mask, "ES": heart_mask}, (1.5, 2.0, 8.0))
+    assert values["LVEDV"] == pytest.approx((heart_mask == 1).sum() * 0.024)
+    assert values["RVESV"] == pytest.approx((heart_mask == 3).sum() * 0.024)
 
 
 def test_derived_values():
@@ -41,3 +41,26 @@ def test_area_is_of_the_basal_slice_in_cm2(heart_mask):
     values = areas(masks, {"ED": 0, "ES": 2}, (2, 2, 10))
     assert values["LVEDA"] == pytest.approx((heart_mask[..., 0] == 1).sum() * 0.04)
     assert values["LVESA"] < values["LVEDA"]
+
+
+def test_both_phases_and_both_cavities_tell_the_base(heart_mask):
+    even = np.repeat(heart_mask[..., 3:4], 8, axis=2)  # the same section in every slice: no tendency
+    assert base_is_first({"ED": even, "ES": heart_mask})
+    assert not base_is_first({"ED": even, "ES": heart_mask[..., ::-1]})
+    even_lv = np.where(heart_mask == 3, 3, np.where(even == 3, 0, even))
+    assert base_is_first({"ED": even_lv})
+    assert not base_is_first({"ED": even_lv[..., ::-1]})
+
+
+def test_a_few_pixels_do_not_make_a_basal_slice(heart_mask):
+    first = heart_mask[..., 0]
+    first[tuple(np.argwhere(first == 3)[9:].T)] = 0
+    masks = {"ED": heart_mask}
+    assert basal_slices(masks, 10) == {"ED": 1}
+    assert basal_slices(masks, 9) == {"ED": 0}
+
+
+def test_in_plane_power():
+    assert [in_plane_power(name) for name in ("LVEDV", "RVESA", "LVM", "LVEF")] == [2, 2, 2, 0]
+    with pytest.raises(ValueError, match="'age' is not an attribute"):
+        in_plane_power("age")

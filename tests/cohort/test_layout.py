@@ -129,3 +129,30 @@ def test_written_like_a_scan_shares_its_geometry(tmp_path, heart_mask):
     assert np.allclose(written.affine, oblique, atol=1e-5)
     assert written.get_data_dtype() == np.float32
     assert np.allclose(written.get_fdata(), heart_mask / 7, atol=1e-6)
+
+
+def write_cine(folder, *frames):
+    cine = np.stack(frames, axis=-1).astype(np.uint8)
+    for name in ("sa.nii.gz", "seg_sa.nii.gz"):
+        write_volume(folder / name, cine, AFFINE, 0.03)
+
+
+def test_cine_ed_is_frame_0_even_where_another_is_larger(tmp_path, heart_mask):
+    small = np.where((heart_mask == 1) & (np.arange(8) > 2), 2, heart_mask)
+    write_cine(tmp_path, small, heart_mask, np.where(np.arange(8) > 0, 0, small))
+    files = phase_files(tmp_path)
+    assert (files["ED"].frame, files["ES"].frame) == (0, 2)
+
+
+def test_cine_without_a_segmented_first_frame_is_refused(tmp_path, heart_mask):
+    write_cine(tmp_path, heart_mask * 0, heart_mask, heart_mask)
+    with pytest.raises(SubjectError, match=r"needs an LV cavity in frame 0 \(ED\)"):
+        phase_files(tmp_path)
+
+
+def test_written_like_a_scan_has_its_own_display_range(tmp_path, heart_mask):
+    scan = nib.Nifti1Image(heart_mask, AFFINE)
+    scan.header["cal_max"] = 900
+    nib.save(scan, tmp_path / "sa.nii.gz")
+    write_like(tmp_path / "out.nii.gz", heart_mask / 7, tmp_path / "sa.nii.gz")
+    assert nib.load(tmp_path / "out.nii.gz").header["cal_max"] == 0

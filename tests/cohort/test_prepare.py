@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -180,3 +181,64 @@ def test_empty_section_is_an_error(prepared, phantoms, tmp_path):
     prepare(phantoms, tmp_path, split=(1, 0, 0))
     with pytest.raises(ValueError, match="has no subject in validation"):
         load_items(tmp_path / "datalist.json", phantoms, "validation")
+
+
+def seen_by(monkeypatch):
+    """Names of the subjects that the next runs measure."""
+    seen, measure = [], examine.measure
+    monkeypatch.setattr(examine, "measure", lambda folder, *rest: seen.append(folder.name) or measure(folder, *rest))
+    return seen
+
+
+def test_other_rules_examine_anew_and_decide(cohort, tmp_path, monkeypatch):
+    root, _ = cohort
+    prepare(root, tmp_path / "out", workers=1)
+    included = sum(row["status"] == "included" for row in rows_by_subject(tmp_path / "out").values())
+    seen = seen_by(monkeypatch)
+    prepare(root, tmp_path / "out", rules={"min_slices": 4}, workers=1)
+    assert len(seen) == len(rows_by_subject(tmp_path / "out"))
+    assert sum(row["status"] == "included" for row in rows_by_subject(tmp_path / "out").values()) > included
+
+
+def test_a_file_that_changed_without_growing_is_seen(cohort, tmp_path, monkeypatch):
+    root, sound = cohort
+    prepare(root, tmp_path / "out", workers=1)
+    os.utime(root / sound[1] / "label_sa_ES.nii.gz")
+    seen = seen_by(monkeypatch)
+    prepare(root, tmp_path / "out", workers=1)
+    assert seen == [sound[1]]
+
+
+def training_subjects(folder):
+    return {item["subject"] for item in json.loads((folder / "datalist.json").read_text())["training"]}
+
+
+def test_split_follows_its_seed(cohort, tmp_path, prepared):
+    prepare(cohort[0], tmp_path / "out", split=(0.5, 0.25, 0.25), seed=1, workers=1)
+    assert training_subjects(tmp_path / "out") != training_subjects(prepared)
+
+
+def test_split_follows_the_users_column(cohort, tmp_path):
+    root, sound = cohort
+    names = [row["subject"] for row in read_csv(root / "info.csv")]
+    chosen = sound[1::2]
+    lines = [f"{name},{'training' if name in chosen else 'test'}" for name in names]
+    (tmp_path / "table.csv").write_text("\n".join(["subject,part", *lines]))
+    prepare(root, tmp_path / "out", user_table=tmp_path / "table.csv", split_column="part", workers=1)
+    assert training_subjects(tmp_path / "out") == set(chosen)
+
+
+def test_a_vanished_mask_is_noticed(cohort, prepared):
+    root, _ = cohort
+    item = json.loads((prepared / "datalist.json").read_text())["training"][0]
+    (root / item["mask_ES"]).unlink()
+    with pytest.raises(FileNotFoundError, match="files of datalist"):
+        load_items(prepared / "datalist.json", root)
+
+
+def test_items_change_with_their_files_and_have_areas(cohort, prepared):
+    root, _ = cohort
+    before = load_items(prepared / "datalist.json", root, "training", ["LVEDA", "LVEF"])
+    os.utime(before[0]["mask_ES"], (1, 1))
+    after = load_items(prepared / "datalist.json", root, "training")
+    assert [old == new for old, new in zip(before, after, strict=True)] == [False] + [True] * (len(before) - 1)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -34,11 +33,14 @@ def read(path: str | os.PathLike) -> dict[str, Any]:
     if not Path(path).is_file():
         raise FileNotFoundError(f"checkpoint '{path}' does not exist; train one with 'run training', or name it.")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for a file that is no checkpoint
         raise ValueError(
             f"checkpoint '{path}' cannot be read ({error}); it may be cut off or of another tool."
         ) from error
+    if not isinstance(content, dict):
+        raise ValueError(f"checkpoint '{path}' holds a {type(content).__name__}; expected the weights of a network.")
+    return content
 
 
 def load_weights(network: nn.Module, path: str | os.PathLike, settings: Mapping[str, Any] | None = None) -> nn.Module:
@@ -181,9 +183,10 @@ class TrainingCheckpoint:
         Raises:
             FloatingPointError: for weights or a metric that are not finite; what was saved before stays.
         """
-        epoch, value = engine.state.epoch, float(self.evaluator.state.metrics.get(self.metric, 0))
-        weights = self.network.state_dict()
-        if not math.isfinite(value) or not all(tensor.isfinite().all() for tensor in weights.values()):
+        epoch, weights = engine.state.epoch, self.network.state_dict()
+        validated = self.evaluator.state.epoch == epoch  # else its metric is of an earlier epoch
+        value = float(self.evaluator.state.metrics[self.metric]) if validated else math.inf
+        if (validated and not math.isfinite(value)) or not all(tensor.isfinite().all() for tensor in weights.values()):
             raise FloatingPointError(
                 f"weights or {self.metric} ({value}) not finite after epoch {epoch}, which is not saved. Run the same "
                 "command with a lower --learning_rate: it resumes from the epoch before."

@@ -115,20 +115,27 @@ class LossGuard:
 
 
 class TrainingProgress(ProgressBar):
-    """A bar over the whole training with its losses and the time left, and no flood of lines in a log file."""
+    """A bar over the training with the epoch's mean losses and the time left, and no flood of lines in a log file."""
 
     def __init__(self, names: Sequence[str] = ("encoder_loss", "decoder_loss", "attribute_loss")) -> None:
         super().__init__(persist=True, desc="training", mininterval=0.5 if sys.stderr.isatty() else 30, unit="epoch")
         self.names = tuple(names)
+        self.values: list[list[float]] = []
 
     def attach(self, engine: Engine) -> None:  # type: ignore[override]
         """Register with the trainer."""
+        engine.add_event_handler(Events.EPOCH_STARTED, lambda engine: self.values.clear())
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.collect)
         super().attach(
             engine,
-            output_transform=lambda output: {name: float(output[TERMS][name]) for name in self.names},
+            output_transform=lambda output: dict(zip(self.names, np.mean(self.values, axis=0).tolist(), strict=True)),
             event_name=Events.EPOCH_COMPLETED,
             closing_event_name=Events.COMPLETED,
         )
+
+    def collect(self, engine: Engine) -> None:
+        """Keep one iteration's losses."""
+        self.values.append([float(engine.state.output[TERMS][name]) for name in self.names])
 
 
 class InferenceProgress(ProgressBar):

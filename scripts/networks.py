@@ -25,10 +25,17 @@ class Encoder(nn.Sequential):
         channels: feature channels of the stem and of each following block.
         latent_dim: dimensions of z.
         norm: MONAI normalization, by name or (name, arguments).
+        dropout: share of the coarsest features that training leaves out.
     """
 
     def __init__(
-        self, in_channels: int, spatial_size: Sequence[int], channels: Sequence[int], latent_dim: int, norm: str | tuple
+        self,
+        in_channels: int,
+        spatial_size: Sequence[int],
+        channels: Sequence[int],
+        latent_dim: int,
+        norm: str | tuple,
+        dropout: float = 0.0,
     ) -> None:
         stem = Convolution(2, in_channels, channels[0], kernel_size=5, act=ACTIVATION, norm=norm, bias=False)
         layers: list[nn.Module] = [stem, nn.AvgPool2d(2)]
@@ -36,7 +43,7 @@ class Encoder(nn.Sequential):
             layers += [residual_block(narrow, wide, norm), nn.AvgPool2d(2)]
         layers += [residual_block(channels[-1], channels[-1], norm), nn.Flatten()]
         features = channels[-1] * coarse_size(spatial_size, channels).numel()
-        super().__init__(*layers, nn.Linear(features, 2 * latent_dim))
+        super().__init__(*layers, nn.Dropout(dropout), nn.Linear(features, 2 * latent_dim))
 
 
 class Decoder(nn.Sequential):
@@ -86,6 +93,8 @@ def coarse_size(spatial_size: Sequence[int], channels: Sequence[int]) -> torch.S
     Raises:
         ValueError: when the image cannot be halved as often as there are channels.
     """
+    if not isinstance(spatial_size, Sequence) or len(spatial_size) != 2:
+        raise ValueError(f"spatial_size {spatial_size} needs two numbers: height and width in pixels.")
     factor = 2 ** len(channels)
     if any(size % factor for size in spatial_size):
         raise ValueError(
@@ -106,6 +115,7 @@ class VariationalAutoencoder(nn.Module):
         channels: feature channels, coarsest last.
         latent_dim: dimensions of z; the first ones are those regularized by attributes.
         norm: MONAI normalization, by name or (name, arguments).
+        dropout: share of the encoder's coarsest features that training leaves out.
 
     Raises:
         ValueError: when ``spatial_size`` does not fit the number of ``channels``.
@@ -118,10 +128,11 @@ class VariationalAutoencoder(nn.Module):
         channels: Sequence[int] = (64, 128, 256, 512, 512),
         latent_dim: int = 128,
         norm: str | Sequence = "batch",
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         norm = norm if isinstance(norm, str) else tuple(norm)
-        self.encoder = Encoder(in_channels, spatial_size, channels, latent_dim, norm)
+        self.encoder = Encoder(in_channels, spatial_size, channels, latent_dim, norm, dropout)
         self.decoder = Decoder(in_channels, spatial_size, channels, latent_dim, norm)
 
     @torch.jit.export

@@ -7,9 +7,10 @@ import inspect
 import json
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from monai.bundle import ConfigParser, run
 from monai.bundle.utils import DEFAULT_MLFLOW_SETTINGS, ID_SEP_KEY
@@ -38,6 +39,9 @@ def reject_unknown_keys() -> None:
     files = [files] if isinstance(files, str | Path) else list(files)
     overlays = [key for file in files[1:] for key in ConfigParser.load_config_file(file)]
     check_keys([*overrides, *overlays], [*declared_keys(files), *RUN_KEYS])
+    config = ConfigParser.load_config_files([str(file) for file in files])
+    for key in overrides:
+        check_path(key, config)
 
 
 def bundle_run() -> FrameType | None:
@@ -57,6 +61,19 @@ def declared_keys(files: Sequence[str | Path]) -> set[str]:
     declared = {key for path in (files[0], *beside) for key in ConfigParser.load_config_file(path)}
     text = json.dumps(ConfigParser.load_config_files([str(file) for file in files]))
     return declared | set(re.findall(r"[@%](\w+)", text))
+
+
+def check_path(key: str, config: Mapping[str, Any]) -> None:
+    """Raise for a nested key that its section lacks; the arguments of a ``_target_`` are its own matter."""
+    node: Any = config
+    for part in key.replace(ID_SEP_KEY, "#").split("#"):
+        if not isinstance(node, dict) or "_target_" in node:
+            return
+        if part not in node and node is not config:
+            near = difflib.get_close_matches(part, node, n=1, cutoff=0.5)
+            hint = f"did you mean '{near[0]}'?" if near else f"known there: {', '.join(sorted(node))}."
+            raise ValueError(f"no config declares the key '{key}': {hint}")
+        node = node.get(part)
 
 
 def check_keys(keys: Iterable[str], declared: Iterable[str]) -> None:

@@ -62,6 +62,17 @@ def write_csv(path: str | os.PathLike, rows: Sequence[Mapping[str, Any]], column
 
 
 def read_csv(path: str | os.PathLike) -> list[dict[str, str]]:
-    """Read a CSV file with a header line as one dictionary per row."""
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        return list(csv.DictReader(file))
+    """Read a CSV file with a header line as one dictionary per row.
+
+    Raises:
+        ValueError: for another encoding than UTF-8, or a row with more cells than the header, naming the file.
+    """
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"'{path}' is not encoded in UTF-8 ({error}); save it so.") from error
+    for number, row in enumerate(rows, start=2):
+        if None in row:
+            raise ValueError(f"line {number} of '{path}' has more cells than the header has columns.")
+    return rows

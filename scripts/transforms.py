@@ -8,6 +8,7 @@ the scan ``volume[:, :, z].T`` does.
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -43,10 +44,13 @@ class LoadSubjectd(Transform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         item = dict(data)
         for phase in self.phases:
-            frame = item[f"frame_{phase}"]
-            item[f"mask_{phase}"] = MetaTensor(torch.from_numpy(read_mask(item[f"mask_{phase}"], frame)[None]))
-            voxels, affine = read_image(item[f"image_{phase}"], frame)
-            meta = {"filename_or_obj": item[f"image_{phase}"]}
+            frame, image, mask = (item[f"{kind}_{phase}"] for kind in ("frame", "image", "mask"))
+            try:
+                item[f"mask_{phase}"] = MetaTensor(torch.from_numpy(read_mask(mask, frame)[None]))
+                voxels, affine = read_image(image, frame)
+            except SubjectError as error:
+                raise SubjectError(f"{Path(image).parent}: {error}; run prepare again to exclude it") from error
+            meta = {"filename_or_obj": image}
             item[f"image_{phase}"] = MetaTensor(torch.from_numpy(voxels[None]), affine=affine, meta=meta)
         return item
 
@@ -74,6 +78,10 @@ class VentricleCropd(MapTransform, InvertibleTransform):
             raise ValueError(f"slices '{slices}' is not a view; expected one of {', '.join(VIEWS)}.")
         self.phases = checked_phases(phases)
         super().__init__([f"image_{phase}" for phase in self.phases])
+        if not isinstance(spatial_size, Sequence) or len(spatial_size) != 2 or min(spatial_size) < 1:
+            raise ValueError(f"spatial_size {spatial_size} needs two positive numbers: height and width in pixels.")
+        if not spacing > 0:
+            raise ValueError(f"spacing {spacing} needs to be a positive number: the pixel size in mm.")
         self.spatial_size = tuple(spatial_size)
         self.spacing = float(spacing)
         self.resample = SpatialResample(mode="bilinear", padding_mode="zeros", align_corners=False, dtype=torch.float32)
@@ -85,7 +93,11 @@ class VentricleCropd(MapTransform, InvertibleTransform):
             affine = image.affine.numpy()
             voxel = np.linalg.norm(affine[:3, :3], axis=0)
             mask, index = item[f"mask_{phase}"].numpy()[0], item[f"basal_slice_{phase}"]
-            placement = crop_to_voxel(mask, index, voxel, self.spatial_size, self.spacing)
+            try:
+                placement = crop_to_voxel(mask, index, voxel, self.spatial_size, self.spacing)
+            except SubjectError as error:
+                scan = image.meta.get("filename_or_obj", phase)
+                raise SubjectError(f"{scan}: {error}; run prepare again") from error
             smooth = low_pass(image, index, voxel, self.spacing)
             item[key] = self.resample(smooth, dst_affine=affine @ placement, spatial_size=(*self.spatial_size, 1))
         return item
@@ -110,6 +122,8 @@ def crop_to_voxel(
         spatial_size: height and width of the crop in pixels.
         spacing: pixel size of the crop in mm.
     """
+    if not 0 <= index < mask.shape[2]:
+        raise SubjectError(f"slice {index} is not one of the {mask.shape[2]} slices")
     lv, rv = (barycenter(mask[..., index], label, voxel) for label in (LABELS["LV"], LABELS["RV"]))
     right = (lv - rv) / np.linalg.norm(lv - rv)
     down = np.array([-right[1], right[0]])  # a quarter turn, never a mirror image

@@ -28,7 +28,10 @@ class Run:
         self.optimizer.step()
 
     def validate(self, engine):
-        self.evaluator.state.metrics = {"metric": self.metrics[engine.state.epoch - 1]}
+        value = self.metrics[engine.state.epoch - 1]
+        if value is not None:
+            self.evaluator.state.metrics = {"metric": value}
+            self.evaluator.state.epoch = engine.state.epoch
 
     def run(self, epochs):
         self.trainer.run([0], max_epochs=epochs)
@@ -42,6 +45,28 @@ def test_best_is_a_copy_of_the_best_epoch(tmp_path):
     run.run(4)
     assert read(tmp_path / "model.pt")["weight"].item() == weights[1]
     assert read(tmp_path / "last.pt")["network"]["weight"].item() == weights[3] != weights[1]
+
+
+def test_epochs_without_a_validation_select_nothing(tmp_path):
+    weights = []
+    run = Run(tmp_path, [None, 3, None, 2, None])
+    run.trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda _: weights.append(run.network.weight.item()))
+    run.run(5)
+    assert read(tmp_path / "model.pt")["weight"].item() == weights[3]
+    assert read(tmp_path / "last.pt")["best_epoch"] == 4
+
+
+@pytest.mark.parametrize("content", [b"text", b""])
+def test_a_file_that_is_no_checkpoint(tmp_path, content):
+    (tmp_path / "model.pt").write_bytes(content)
+    with pytest.raises(ValueError, match=r"model\.pt' cannot be read"):
+        read(tmp_path / "model.pt")
+
+
+def test_a_checkpoint_of_something_else(tmp_path):
+    torch.save([1, 2], tmp_path / "model.pt")
+    with pytest.raises(ValueError, match="holds a list; expected the weights"):
+        read(tmp_path / "model.pt")
 
 
 def test_patience_stops_in_time(tmp_path):

@@ -5,7 +5,7 @@ import json
 import pytest
 from monai.bundle import run
 
-from scripts.overrides import RUN_KEYS, check_keys
+from scripts.overrides import RUN_KEYS, check_keys, check_path
 
 
 def test_the_nearest_key_is_named():
@@ -64,3 +64,24 @@ def test_overrides_of_an_args_file_are_checked(config, tmp_path):
 
 def test_keys_of_experiment_tracking_are_known():
     check_keys(["tracking_uri", "experiment_name", "config_file"], RUN_KEYS)
+
+
+CONFIG = {"rules": {"min_voxels": 10}, "train": {"trainer": {"_target_": "x", "epochs": 1}, "handlers": []}}
+
+
+@pytest.mark.parametrize(
+    ("key", "hint"),
+    [
+        ("train#handler", "did you mean 'handlers'"),
+        ("rules#min_voxel", "did you mean 'min_voxels'"),
+        ("train::zzz", "known there: handlers, trainer"),
+    ],
+)
+def test_a_nested_key_that_its_section_lacks(key, hint):
+    with pytest.raises(ValueError, match=hint):
+        check_path(key, CONFIG)
+
+
+@pytest.mark.parametrize("key", ["train#trainer#amp", "train#handlers#0#seed", "rules#min_voxels", "new"])
+def test_a_nested_key_that_may_be(key):
+    check_path(key, CONFIG)

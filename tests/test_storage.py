@@ -44,3 +44,15 @@ def test_output_folder_under_a_file_is_named(tmp_path):
 
 def test_output_folder_is_made_and_left_empty(tmp_path):
     assert list(output_folder(tmp_path / "a" / "b").iterdir()) == []
+
+
+def test_another_encoding_is_named(tmp_path):
+    (tmp_path / "a.csv").write_text("subject,group\nx,über\n", encoding="latin-1")
+    with pytest.raises(ValueError, match=r"a\.csv' is not encoded in UTF-8"):
+        read_csv(tmp_path / "a.csv")
+
+
+def test_a_row_that_is_too_long_is_named(tmp_path):
+    (tmp_path / "a.csv").write_text("subject,age\nx,3\ny,4,5\n")
+    with pytest.raises(ValueError, match=r"line 3 of .*a\.csv' has more cells"):
+        read_csv(tmp_path / "a.csv")

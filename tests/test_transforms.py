@@ -8,7 +8,7 @@ from monai.transforms import Compose, Invertd
 from scipy import ndimage
 
 from scripts.cohort.attributes import basal_slices
-from scripts.cohort.layout import PHASES, write_volume
+from scripts.cohort.layout import PHASES, SubjectError, write_volume
 from scripts.transforms import (
     ChannelsToViewsd,
     LoadSubjectd,
@@ -231,3 +231,27 @@ def test_loading_keeps_the_geometry_and_each_phases_frame(tmp_path, heart_mask):
     loaded = LoadSubjectd()(item | {"frame_ED": 0, "frame_ES": 1})
     assert np.allclose(loaded["image_ED"].affine, affine, atol=1e-5)
     assert loaded["mask_ED"].sum() > 0 == loaded["mask_ES"].sum()
+
+
+@pytest.mark.parametrize(
+    ("size", "spacing", "message"),
+    [((64,), 1.8, "two positive numbers"), (64, 1.8, "two positive numbers"), (SIZE, 0, "pixel size in mm")],
+)
+def test_a_crop_without_extent_is_refused(size, spacing, message):
+    with pytest.raises(ValueError, match=message):
+        VentricleCropd(PHASES, size, spacing)
+
+
+def test_a_scan_that_broke_after_prepare_is_named(tmp_path, heart_mask):
+    path = tmp_path / "subject7" / "sa_ED.nii.gz"
+    path.parent.mkdir()
+    write_volume(path, heart_mask, oblique((1.8, 1.8, 10)))
+    item = {"image_ED": str(path), "mask_ED": str(path), "frame_ED": None}
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(SubjectError, match=r"subject7: sa_ED.*run prepare again"):
+        LoadSubjectd(["ED"])(item)
+
+
+def test_a_slice_that_is_not_there_is_named(heart_mask):
+    with pytest.raises(SubjectError, match="slice 99 is not one of the 8 slices"):
+        VentricleCropd(PHASES, SIZE, 1.8)(subject(heart_mask) | {"basal_slice_ED": 99})

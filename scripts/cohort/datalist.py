@@ -66,6 +66,7 @@ def load_items(
     items = [item for name in ([section] if section else SECTIONS) for item in content.get(name, [])]
     if not items:
         raise ValueError(f"datalist '{datalist}' has no subject in {section or SECTIONS}; see 'split' of run prepare.")
+    check_items(items, datalist)
     check_attributes(items, attributes, datalist)
     check_files(items, datalist, dataset_dir)
     return [locate(item, dataset_dir) for item in items]
@@ -106,6 +107,37 @@ def file_hash(datalist: str | os.PathLike) -> str:
     return hashlib.sha256(Path(datalist).read_bytes()).hexdigest()
 
 
+def check_items(items: Sequence[Any], datalist: Any) -> None:
+    """Raise for the first item that prepare did not write so, and for a subject that is named twice."""
+    names = set()
+    for number, item in enumerate(items):
+        wrong = wrong_keys(item) if isinstance(item, dict) else ["it is not an object"]
+        if wrong:
+            name = item.get("subject") if isinstance(item, dict) else None
+            raise ValueError(
+                f"item {number} (subject {name}) of datalist '{datalist}' is broken: {', '.join(wrong)}. Mend it, or "
+                "write the datalist again with 'run prepare'."
+            )
+        if item["subject"] in names:
+            raise ValueError(f"datalist '{datalist}' names subject {item['subject']} more than once; keep one of them.")
+        names.add(item["subject"])
+
+
+def wrong_keys(item: Mapping[str, Any]) -> list[str]:
+    """Keys of an item that are missing or whose values are of another type than prepare writes."""
+    expected: dict[str, tuple[type, ...]] = dict.fromkeys(("subject", *FILE_KEYS), (str,))
+    expected |= {f"frame_{phase}": (int, type(None)) for phase in PHASES}
+    expected |= {f"basal_slice_{phase}": (int,) for phase in PHASES}
+    wrong = [f"{key} is missing" for key in expected if key not in item]
+    expected |= dict.fromkeys((*VOLUMES, *DERIVED, *AREAS), (int, float, type(None)))
+    for key, types in expected.items():
+        if key in item and (not isinstance(item[key], types) or isinstance(item[key], bool)):
+            wrong.append(f"{key} is {item[key]!r}")
+    if os.sep in str(item.get("subject", "")):
+        wrong.append(f"subject has a '{os.sep}'")
+    return wrong
+
+
 def check_attributes(items: Sequence[Mapping[str, Any]], attributes: Sequence[str], datalist: Any) -> None:
     """Raise for the first attribute that a subject does not have."""
     for item in items:
@@ -116,6 +148,9 @@ def check_attributes(items: Sequence[Mapping[str, Any]], attributes: Sequence[st
                 f"subject {item['subject']} of datalist '{datalist}' lacks the attributes {', '.join(lacking)}; "
                 f"it has {known or 'none'}. Choose among these with --attributes, or run prepare again."
             )
+    empty = [name for name in attributes if all(item[name] is None for item in items)]
+    if empty:
+        raise ValueError(f"no subject of datalist '{datalist}' has a value for {', '.join(empty)}; leave it out.")
 
 
 def check_files(items: Sequence[Mapping[str, Any]], datalist: Any, dataset_dir: Any) -> None:

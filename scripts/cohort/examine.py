@@ -11,8 +11,17 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from scripts.cohort.attributes import areas, basal_slices, derived, volumes
-from scripts.cohort.layout import PHASES, PhaseFiles, SubjectError, phase_files, read_image, read_mask
+from scripts.cohort.attributes import areas, basal_slices, base_is_first, derived, volumes
+from scripts.cohort.layout import (
+    PHASES,
+    PhaseFiles,
+    SubjectError,
+    open_scan,
+    phase_files,
+    read_image,
+    read_mask,
+    spacing_affine,
+)
 from scripts.cohort.parallel import parallel_map
 from scripts.cohort.quality import QualityRules, check_mask, heart_slices
 
@@ -70,6 +79,7 @@ def measure(folder: Path, rules: QualityRules, row: dict[str, Any]) -> None:
             raise SubjectError(f"{phase}: {error}") from error
     row |= derived(row)
     check_phases(spacing, row)
+    row["handedness"] = handedness(files["ED"], base_is_first(masks))
     slices = basal_slices(masks, rules.min_pixels)
     row |= {f"basal_slice_{phase}": slices[phase] for phase in PHASES} | areas(masks, slices, spacing["ED"])
 
@@ -84,6 +94,18 @@ def read_phase(files: PhaseFiles, phase: str) -> tuple[np.ndarray, tuple[float, 
     if low == high:
         raise SubjectError(f"{phase}: the scan is constant ({low:g}), there is nothing to see")
     return mask, tuple(float(size) for size in np.linalg.norm(affine[:3, :3], axis=0))
+
+
+def handedness(files: PhaseFiles, base_first: bool) -> int:
+    """+1 or -1: which way around the scan's axes see the heart, by its affine and the position of the base.
+
+    The sign itself means little, since some cohorts come without directions; but a subject whose sign is not that of
+    the others is a mirror image of them, and a crop, which only rotates, leaves it one.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # reading the phase has warned already
+        affine = spacing_affine(open_scan(files.image), files.image)
+    return int(np.sign(np.linalg.det(affine[:3, :3]))) * (1 if base_first else -1)
 
 
 def check_phases(spacing: Mapping[str, tuple[float, ...]], volume: Mapping[str, float]) -> None:

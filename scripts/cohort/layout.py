@@ -46,7 +46,7 @@ class PhaseFiles:
 
 
 def find_subjects(dataset_dir: str | os.PathLike) -> list[Path]:
-    """List the subject folders of a UKBB-format tree, sorted by name.
+    """List the folders of a UKBB-format tree, sorted by name; one without a scan is a subject that has none.
 
     Args:
         dataset_dir: the folder that holds one folder per subject.
@@ -57,8 +57,8 @@ def find_subjects(dataset_dir: str | os.PathLike) -> list[Path]:
     root = Path(dataset_dir)
     if not root.is_dir():
         raise FileNotFoundError(f"dataset_dir '{root}' is not a folder; {EXPECTED_LAYOUT}.")
-    folders = sorted(path for path in root.iterdir() if path.is_dir() and any(path.glob("*sa*.nii.gz")))
-    if not folders:
+    folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    if not any(any(folder.glob("*sa*.nii.gz")) for folder in folders):
         entries = sorted(path.name for path in root.iterdir())
         found = ", ".join(entries[:5]) + (f" and {len(entries) - 5} more" if len(entries) > 5 else "")
         raise FileNotFoundError(
@@ -83,6 +83,8 @@ def phase_files(folder: Path) -> dict[str, PhaseFiles]:
     """
     if (folder / "sa_ED.nii.gz").exists() or (folder / "sa_ES.nii.gz").exists():
         return {phase: _located(folder, f"sa_{phase}.nii.gz") for phase in PHASES}
+    if not (folder / "sa.nii.gz").exists():
+        raise SubjectError("there is neither sa_ED.nii.gz and sa_ES.nii.gz nor the cine sa.nii.gz")
     cine = _located(folder, "sa.nii.gz")
     mask = read_mask(cine.mask)
     if mask.ndim != 4 or mask.shape[-1] < 2:
@@ -151,6 +153,9 @@ def open_scan(path: str | os.PathLike) -> nib.Nifti1Image:
             stored = image.header_class.from_fileobj(file, check=False)
     except Exception as error:  # nibabel raises many kinds for a broken header
         raise SubjectError(f"{Path(path).name} cannot be opened ({error})") from error
+    unit = image.header.get_xyzt_units()[0]
+    if unit not in ("mm", "unknown"):
+        raise SubjectError(f"{Path(path).name} gives its voxel size in {unit}; expected mm")
     size = stored["pixdim"][1:4]  # as stored: nibabel reads a zero as 1 mm, and every volume would be wrong
     if not (np.isfinite(size) & (size != 0)).all():
         raise SubjectError(f"{Path(path).name} has voxel size {size.tolist()} mm; expected three numbers above 0")

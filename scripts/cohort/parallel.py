@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any
@@ -24,5 +27,21 @@ def parallel_map(
     if not workers or workers <= 1 or len(items) <= 1:
         yield from tqdm(map(function, items), **progress)
         return
-    with ProcessPoolExecutor(workers) as pool:
+    with ProcessPoolExecutor(workers, initializer=end_with, initargs=(os.getpid(),)) as pool:
         yield from tqdm(pool.map(function, items, chunksize=2), **progress)
+
+
+def end_with(parent: int, interval: float = 1.0) -> None:
+    """End this worker when its parent has died, for instance of SIGKILL, which lets nobody tell the workers.
+
+    Args:
+        parent: process number of the parent.
+        interval: seconds between two looks.
+    """
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(interval)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -24,14 +24,14 @@ from scripts.storage import output_folder, read_csv, write_csv
 COLUMNS = (
     *("subject", "status", "reason"),
     *(f"{kind}_{phase}" for kind in ("slices", "basal_slice") for phase in PHASES),
-    *("spacing_x", "spacing_y", "spacing_z"),
+    *("spacing_x", "spacing_y", "spacing_z", "handedness"),
     *VOLUMES,
     *DERIVED,
     *AREAS,
 )
 UNITS = {"LVEF": "%", "RVEF": "%", "LVM": "g"}
 RESERVED = {*COLUMNS, *FILE_KEYS, *PHASE_KEYS, "warnings"}
-EXAMINATION = 1  # raise it when rows are made in another way, so that no row of an older journal is reused
+EXAMINATION = 2  # raise it when rows are made in another way, so that no row of an older journal is reused
 
 
 def prepare(
@@ -66,6 +66,9 @@ def prepare(
     table = read_user_table(dataset_dir, user_table)
     rows = examine_changed(folders, QualityRules(**(rules or {})), target / "examined.jsonl", workers or os.cpu_count())
     rows = [dict(row) | table.get(row["subject"], {}) for row in rows]
+    unmatched = set(table) - {row["subject"] for row in rows}
+    if unmatched:
+        print(f"  warning: {len(unmatched)} subjects of the user table have no scan, such as {min(unmatched)}.")
     extra = list(dict.fromkeys(column for columns in table.values() for column in columns))
     write_csv(target / "cohort.csv", [only(row, (*COLUMNS, *extra)) for row in rows], (*COLUMNS, *extra))
     included = [row for row in rows if row["status"] == "included"]
@@ -128,9 +131,16 @@ def examine_changed(folders: list[Path], rules: QualityRules, journal: Path, wor
 
 def fingerprint(folder: Path, rules: QualityRules) -> str:
     """What a subject's row depends on: its files' names, sizes and times, the rules, and how it is examined."""
-    stats = ((path.name, path.stat()) for path in sorted(folder.glob("*sa*.nii.gz")))
-    files = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
+    files = [(path.name, *file_state(path)) for path in sorted(folder.glob("*sa*.nii.gz"))]
     return json.dumps([EXAMINATION, folder.name, files, asdict(rules)])
+
+
+def file_state(path: Path) -> tuple[int, int]:
+    """Size and time of a file; -1 for one that cannot be looked at, such as a broken link."""
+    try:
+        return path.stat().st_size, path.stat().st_mtime_ns
+    except OSError:
+        return -1, -1
 
 
 def read_journal(path: Path) -> dict[str, dict[str, Any]]:
@@ -153,11 +163,24 @@ def print_summary(rows: Sequence[Mapping[str, Any]], target: Path) -> None:
     for kind in group_reasons(rows):
         others = f" and {len(kind) - 1} more" if len(kind) > 1 else ""
         print(f"  excluded {len(kind)}: {kind[0]['reason']} ({kind[0]['subject']}{others})")
+    mirrored = mirror_images(included)
+    if mirrored:
+        print(
+            f"  warning: {len(mirrored)} subjects are mirror images of the others by their affines, such as "
+            f"{mirrored[0]}; see 'handedness' in cohort.csv, and flip one in-plane axis if that is so."
+        )
     for name in (*VOLUMES, *DERIVED):
         values = np.array([row[name] for row in included])
         if values.size > 1:
             print(f"  {name:>7} {values.mean():6.1f} ± {values.std(ddof=1):.1f} {UNITS.get(name, 'mL')}")
     print(f"Written: {target / 'cohort.csv'}" + (f", {target / 'datalist.json'}" if included else ""))
+
+
+def mirror_images(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Subjects whose handedness is that of the fewer."""
+    signs = Counter(row["handedness"] for row in rows)
+    rare = signs.most_common()[-1][0] if len(signs) > 1 else None
+    return [row["subject"] for row in rows if row["handedness"] == rare]
 
 
 def group_reasons(rows: Sequence[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:

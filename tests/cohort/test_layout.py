@@ -156,3 +156,11 @@ def test_written_like_a_scan_has_its_own_display_range(tmp_path, heart_mask):
     nib.save(scan, tmp_path / "sa.nii.gz")
     write_like(tmp_path / "out.nii.gz", heart_mask / 7, tmp_path / "sa.nii.gz")
     assert nib.load(tmp_path / "out.nii.gz").header["cal_max"] == 0
+
+
+def test_a_voxel_size_in_meters_is_refused(tmp_path, heart_mask):
+    scan = nib.Nifti1Image(heart_mask, np.diag([0.0018, 0.0018, 0.01, 1]))
+    scan.header.set_xyzt_units("meter")
+    nib.save(scan, tmp_path / "sa_ED.nii.gz")
+    with pytest.raises(SubjectError, match="voxel size in meter; expected mm"):
+        read_image(tmp_path / "sa_ED.nii.gz")

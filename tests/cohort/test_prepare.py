@@ -5,6 +5,7 @@ import os
 import shutil
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 
@@ -242,3 +243,78 @@ def test_items_change_with_their_files_and_have_areas(cohort, prepared):
     os.utime(before[0]["mask_ES"], (1, 1))
     after = load_items(prepared / "datalist.json", root, "training")
     assert [old == new for old, new in zip(before, after, strict=True)] == [False] + [True] * (len(before) - 1)
+
+
+def test_a_folder_without_a_scan_is_listed(cohort, tmp_path):
+    root, _ = cohort
+    (root / "empty").mkdir()
+    (root / "uncompressed").mkdir()
+    (root / "uncompressed" / "sa_ED.nii").touch()
+    (root / ".hidden").mkdir()
+    prepare(root, tmp_path / "out", workers=1)
+    rows = rows_by_subject(tmp_path / "out")
+    assert "there is neither" in rows["empty"]["reason"]
+    assert "there is neither" in rows["uncompressed"]["reason"]
+    assert ".hidden" not in rows
+
+
+def test_a_broken_link_excludes_its_subject_only(cohort, tmp_path):
+    root, sound = cohort
+    link = root / sound[0] / "sa_ED.nii.gz"
+    link.unlink()
+    link.symlink_to(tmp_path / "nowhere")
+    prepare(root, tmp_path / "out", workers=1)
+    rows = rows_by_subject(tmp_path / "out")
+    assert (rows[sound[0]]["status"], rows[sound[1]]["status"]) == ("excluded", "included")
+
+
+def test_a_mirror_image_is_told(cohort, tmp_path, capsys):
+    root, sound = cohort
+    for name in ("sa_ED", "sa_ES", "label_sa_ED", "label_sa_ES"):
+        path = root / sound[0] / f"{name}.nii.gz"
+        scan = nib.load(path)
+        flip = np.diag([-1.0, 1, 1, 1])
+        flip[0, 3] = scan.shape[0] - 1
+        write_volume(path, np.asanyarray(scan.dataobj)[::-1].copy(), scan.affine @ flip)
+    prepare(root, tmp_path / "out", workers=1)
+    assert f"1 subjects are mirror images of the others by their affines, such as {sound[0]}" in capsys.readouterr().out
+
+
+def test_a_user_table_of_other_subjects_is_told(cohort, tmp_path, capsys):
+    (tmp_path / "table.csv").write_text("subject,age\nnobody,50\n")
+    prepare(cohort[0], tmp_path / "out", user_table=tmp_path / "table.csv", workers=1)
+    assert "1 subjects of the user table have no scan, such as nobody" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"basal_slice_ED": "1"}, "basal_slice_ED is '1'"),
+        ({"LVEDV": "big"}, "LVEDV is 'big'"),
+        ({"frame_ES": None, "image_ES": None}, "image_ES is None"),
+        ({"subject": "a/b"}, "subject has a '/'"),
+    ],
+)
+def test_a_datalist_that_was_edited(cohort, prepared, tmp_path, change, message):
+    content = json.loads((prepared / "datalist.json").read_text())
+    content["training"][1] |= change
+    (tmp_path / "datalist.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"item 1 \(subject .*") as error:
+        load_items(tmp_path / "datalist.json", cohort[0], "training")
+    assert message in str(error.value)
+
+
+def test_a_datalist_with_a_key_or_all_values_missing(cohort, prepared, tmp_path):
+    content = json.loads((prepared / "datalist.json").read_text())
+    for item in content["training"]:
+        item["LVEDV"] = None
+    del content["test"][0]["frame_ED"]
+    content["validation"].append(content["validation"][0])
+    (tmp_path / "datalist.json").write_text(json.dumps(content))
+    for section, message in (
+        ("training", "has a value for LVEDV"),
+        ("test", "frame_ED is missing"),
+        ("validation", "once"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            load_items(tmp_path / "datalist.json", cohort[0], section, ["LVEDV", "RVEDV"])

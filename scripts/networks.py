@@ -25,7 +25,6 @@ class Encoder(nn.Sequential):
         channels: feature channels of the stem and of each following block.
         latent_dim: dimensions of z.
         norm: MONAI normalization, by name or (name, arguments).
-        dropout: share of the coarsest features that training leaves out.
     """
 
     def __init__(
@@ -35,7 +34,6 @@ class Encoder(nn.Sequential):
         channels: Sequence[int],
         latent_dim: int,
         norm: str | tuple,
-        dropout: float = 0.0,
     ) -> None:
         stem = Convolution(2, in_channels, channels[0], kernel_size=5, act=ACTIVATION, norm=norm, bias=False)
         layers: list[nn.Module] = [stem, nn.AvgPool2d(2)]
@@ -43,7 +41,7 @@ class Encoder(nn.Sequential):
             layers += [residual_block(narrow, wide, norm), nn.AvgPool2d(2)]
         layers += [residual_block(channels[-1], channels[-1], norm), nn.Flatten()]
         features = channels[-1] * coarse_size(spatial_size, channels).numel()
-        super().__init__(*layers, nn.Dropout(dropout), nn.Linear(features, 2 * latent_dim))
+        super().__init__(*layers, nn.Linear(features, 2 * latent_dim))
 
 
 class Decoder(nn.Sequential):
@@ -115,7 +113,6 @@ class VariationalAutoencoder(nn.Module):
         channels: feature channels, coarsest last.
         latent_dim: dimensions of z; the first ones are those regularized by attributes.
         norm: MONAI normalization, by name or (name, arguments).
-        dropout: share of the encoder's coarsest features that training leaves out.
 
     Raises:
         ValueError: when ``spatial_size`` does not fit the number of ``channels``.
@@ -128,11 +125,10 @@ class VariationalAutoencoder(nn.Module):
         channels: Sequence[int] = (64, 128, 256, 512, 512),
         latent_dim: int = 128,
         norm: str | Sequence = "batch",
-        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         norm = norm if isinstance(norm, str) else tuple(norm)
-        self.encoder = Encoder(in_channels, spatial_size, channels, latent_dim, norm, dropout)
+        self.encoder = Encoder(in_channels, spatial_size, channels, latent_dim, norm)
         self.decoder = Decoder(in_channels, spatial_size, channels, latent_dim, norm)
 
     @torch.jit.export

@@ -73,11 +73,3 @@ def test_blocks_are_those_of_the_paper():
     pools = {type(module) for module in modules if "Pool" in type(module).__name__}
     upsampling = {module.mode for module in modules if isinstance(module, torch.nn.Upsample)}
     assert (slopes, pools, upsampling) == ({0.2}, {torch.nn.AvgPool2d}, {"nearest"})
-
-
-def test_dropout_is_of_training_only():
-    network, image = VariationalAutoencoder(**SMALL, norm="instance", dropout=0.5), torch.rand(2, 2, 32, 32)
-    network.train()
-    assert not torch.equal(network.encode(image)[0], network.encode(image)[0])
-    network.eval()
-    assert torch.equal(network.encode(image)[0], network.encode(image)[0])

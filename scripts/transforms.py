@@ -239,7 +239,7 @@ class _StretchedAffineGrid(RandAffineGrid):
 
     def randomize(self, data: Any | None = None) -> None:
         super().randomize(data)
-        stretch = np.exp(self.R.uniform(-self.max_stretch, self.max_stretch))
+        stretch = float(np.exp(self.R.uniform(-self.max_stretch, self.max_stretch)))
         scale = self.scale_params[0]
         self.scale_params = [scale * stretch, scale / stretch]
 

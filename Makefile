@@ -48,16 +48,17 @@ demo: weights ## phantom hearts, a short training, and inference, in output/demo
 	@echo '[demo] 1/4 drawing $(DEMO_SUBJECTS) phantom hearts'
 	@$(RUN) phantom --config_file $(CONFIGS)/cohort.json \
 		--dataset_dir $(DEMO_OUTPUT)/phantom --subjects $(DEMO_SUBJECTS)
-	@echo '[demo] 2/4 checking the scans and measuring their volumes'
+	@echo '[demo] 2/4 checking the scans and measuring their volumes (one phantom breaks each rule, on purpose)'
 	@$(RUN) prepare --config_file $(CONFIGS)/cohort.json \
 		--dataset_dir $(DEMO_OUTPUT)/phantom --output_dir $(DEMO_OUTPUT)
 	@echo '[demo] 3/4 training for $(DEMO_EPOCHS) epochs, the first $(DEMO_WARMUP) without generated images'
 	@$(RUN) training --config_file "['$(CONFIGS)/train.json','$(CONFIGS)/compact.json']" \
 		--dataset_dir $(DEMO_OUTPUT)/phantom --output_dir $(DEMO_OUTPUT) \
 		--max_epochs $(DEMO_EPOCHS) --warmup_epochs $(DEMO_WARMUP)
-	@echo '[demo] 4/4 encoding the scans with the trained model'
+	@echo '[demo] 4/4 encoding the test subjects with the trained model'
 	@$(RUN) run --config_file "['$(CONFIGS)/inference.json','$(CONFIGS)/compact.json']" \
-		--dataset_dir $(DEMO_OUTPUT)/phantom --output_dir $(DEMO_OUTPUT)
+		--dataset_dir $(DEMO_OUTPUT)/phantom --output_dir $(DEMO_OUTPUT) \
+		--datalist $(DEMO_OUTPUT)/datalist.json --section test
 	@echo '[demo] done:'
 	@echo '  model        $(DEMO_OUTPUT)/model.pt'
 	@echo '  codes        $(DEMO_OUTPUT)/codes.csv'

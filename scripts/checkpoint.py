@@ -125,6 +125,7 @@ class TrainingCheckpoint:
             epochs and patience may change.
         patience: epochs without improvement after which training stops; None never stops it.
         resume: go on from ``last.pt`` where there is one.
+        warmup_epochs: the best of these first epochs is forgotten once they are over, since they train something else.
     """
 
     def __init__(
@@ -137,17 +138,23 @@ class TrainingCheckpoint:
         settings: Mapping[str, Any] | None = None,
         patience: int | None = None,
         resume: bool = True,
+        warmup_epochs: int = 0,
     ) -> None:
         self.folder = output_folder(output_dir)
         self.network, self.optimizers, self.evaluator = network, dict(optimizers), evaluator
         self.metric, self.patience, self.settings = metric, patience, dict(settings or {})
-        self.resume = resume
+        self.resume, self.warmup_epochs = resume, warmup_epochs
         self.best, self.best_epoch = float("inf"), 0
 
     def attach(self, engine: Engine) -> None:
         """Register with the trainer."""
         engine.add_event_handler(Events.STARTED, self.start)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.keep)
+        engine.add_event_handler(Events.COMPLETED, self.report)
+
+    def report(self, engine: Engine) -> None:
+        """Print what was kept."""
+        print(f"Best {self.metric} {self.best:.4g} in epoch {self.best_epoch}: {self.folder / BEST}")
 
     def start(self, engine: Engine) -> None:
         """Continue from ``last.pt``, or note the settings of a new training."""
@@ -191,6 +198,8 @@ class TrainingCheckpoint:
                 f"weights or {self.metric} ({value}) not finite after epoch {epoch}, which is not saved. Run the same "
                 "command with a lower --learning_rate: it resumes from the epoch before."
             )
+        if epoch == self.warmup_epochs + 1:
+            self.best, self.best_epoch = math.inf, epoch
         if value < self.best:
             self.best, self.best_epoch = value, epoch
             save(weights, self.folder / BEST)

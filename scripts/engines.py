@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -59,6 +60,12 @@ class IntrospectiveTrainer(SupervisedTrainer):
         super().__init__(loss_function=loss_function, **kwargs)
         self.decoder_optimizer = decoder_optimizer
         self.warmup_epochs = warmup_epochs
+        if warmup_epochs >= self.state.max_epochs:
+            warnings.warn(
+                f"all {self.state.max_epochs} epochs are warm-up ({warmup_epochs}), without generated images: lower "
+                "--warmup_epochs or raise --max_epochs for an introspective training.",
+                stacklevel=2,
+            )
         loss_function.to(self.state.device)
 
     def _iteration(self, engine: IntrospectiveTrainer, batchdata: dict[str, torch.Tensor]) -> dict:

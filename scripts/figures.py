@@ -21,8 +21,8 @@ def reconstruction_figure(images: torch.Tensor, reconstructions: torch.Tensor, c
         channels: name of each channel.
     """
     pairs = [
-        (image[c], pred[c], name)
-        for image, pred in zip(images, reconstructions, strict=True)
+        (image[c], pred[c], f"{number}: {name}")
+        for number, (image, pred) in enumerate(zip(images, reconstructions, strict=True), start=1)
         for c, name in enumerate(channels)
     ]
     figure, axes = _grid(3, len(pairs))
@@ -30,7 +30,7 @@ def reconstruction_figure(images: torch.Tensor, reconstructions: torch.Tensor, c
         _show(axes[0, column], image, title=name)
         _show(axes[1, column], prediction)
         _show(axes[2, column], prediction - image, cmap="RdBu_r", limits=(-0.5, 0.5))
-    for axis, label in zip(axes[:, 0], ("scan", "reconstruction", "difference"), strict=True):
+    for axis, label in zip(axes[:, 0], ("scan", "reconstruction", "difference ±0.5"), strict=True):
         axis.set_ylabel(label, fontsize=9)
     return figure
 
@@ -50,10 +50,15 @@ def traversal_figure(
     for row, name in enumerate(attributes):
         images = traversal(network, codes, row)
         for column, (channel, step) in enumerate((c, s) for c in range(len(channels)) for s in range(len(STEPS))):
-            title = f"{channels[channel]}  {STEPS[step]:+.0f} SD" if row == 0 else ""
+            title = f"{channels[channel]}  {step_name(STEPS[step])}" if row == 0 else ""
             _show(axes[row, column], images[step, channel], title=title)
         axes[row, 0].set_ylabel(name, fontsize=9)
     return figure
+
+
+def step_name(step: float) -> str:
+    """A walk's step as people write it."""
+    return f"{step:+.0f} SD".replace("-", "−") if step else "mean"
 
 
 def traversal(network: VariationalAutoencoder, codes: torch.Tensor, dimension: int) -> torch.Tensor:

@@ -124,6 +124,7 @@ class TrainingProgress(ProgressBar):
 
     def attach(self, engine: Engine) -> None:  # type: ignore[override]
         """Register with the trainer."""
+        engine.add_event_handler(Events.STARTED, self.announce)
         engine.add_event_handler(Events.EPOCH_STARTED, lambda engine: self.values.clear())
         engine.add_event_handler(Events.ITERATION_COMPLETED, self.collect)
         super().attach(
@@ -132,6 +133,10 @@ class TrainingProgress(ProgressBar):
             event_name=Events.EPOCH_COMPLETED,
             closing_event_name=Events.COMPLETED,
         )
+
+    def announce(self, engine: Engine) -> None:
+        """Print what is about to run, since the bar appears after the first epoch only."""
+        print(f"Training for {engine.state.max_epochs} epochs of {engine.state.epoch_length} iterations.", flush=True)
 
     def collect(self, engine: Engine) -> None:
         """Keep one iteration's losses."""

@@ -69,6 +69,14 @@ def test_a_checkpoint_of_something_else(tmp_path):
         read(tmp_path / "model.pt")
 
 
+def test_the_best_of_the_warmup_is_forgotten(tmp_path):
+    weights = []
+    run = Run(tmp_path, [1, 5, 4], warmup_epochs=1)
+    run.trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda _: weights.append(run.network.weight.item()))
+    run.run(3)
+    assert read(tmp_path / "model.pt")["weight"].item() == weights[2]
+
+
 def test_patience_stops_in_time(tmp_path):
     run = Run(tmp_path, [3, 1, 2, 2, 2, 2], patience=2).run(6)
     assert run.trainer.state.epoch == 4

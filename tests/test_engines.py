@@ -144,6 +144,11 @@ def test_what_is_not_supported_is_refused(option):
         make_trainer(make_network(), IntrospectiveLoss(ReconstructionLoss(1), **WEIGHTS), **option)
 
 
+def test_a_training_of_warmup_only_is_told():
+    with pytest.warns(UserWarning, match="all 1 epochs are warm-up"):
+        make_trainer(make_network(), IntrospectiveLoss(ReconstructionLoss(1), **WEIGHTS), warmup_epochs=1)
+
+
 def test_postprocessing_sees_the_finished_output():
     seen = []
     loss = IntrospectiveLoss(ReconstructionLoss(1), **WEIGHTS)

@@ -26,7 +26,7 @@ def test_one_panel_per_attribute_phase_and_step(network):
     figure = traversal_figure(network, torch.randn(9, 6), ["LVEDV", "RVEDV", "MyoEDV"], ["ED", "ES"])
     assert len(figure.axes) == 3 * 2 * len(STEPS)
     assert [axis.get_ylabel() for axis in figure.axes[:: 2 * len(STEPS)]] == ["LVEDV", "RVEDV", "MyoEDV"]
-    assert figure.axes[0].get_title() == "ED  -2 SD"
+    assert figure.axes[0].get_title() == "ED  −2 SD"
 
 
 def test_scan_reconstruction_and_difference(network):

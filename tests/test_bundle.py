@@ -22,7 +22,14 @@ from tests.conftest import ROOT, shared
 
 CONFIGS = ROOT / "bundle" / "configs"
 OVERLAYS = ("compact.json", "sivae.json", "ed.json", "es.json")
-TINY = {"channels": [8, 8, 8], "latent_dim": 8, "batch_size": 4, "perceptual_weight": 0, "max_epochs": 2}
+TINY = {
+    "channels": [8, 8, 8],
+    "latent_dim": 8,
+    "batch_size": 4,
+    "perceptual_weight": 0,
+    "max_epochs": 2,
+    "warmup_epochs": 0,
+}
 
 
 def bundle(run_id, *configs, cwd=ROOT, **overrides):
@@ -150,10 +157,7 @@ def test_subject_names_do_not_enter_the_checkpoint(trained):
     ("overrides", "message"),
     [
         ({"dataset_dirr": "x"}, "no config declares the key 'dataset_dirr': did you mean 'dataset_dir'?"),
-        (
-            {"trian#trainer#max_epochs": 3},
-            "no config declares the key 'trian#trainer#max_epochs': did you mean 'train'?",
-        ),
+        ({"trian#trainer#max_epochs": 3}, "query key: trian"),  # refused by MONAI itself
         ({"attributes": ["LVEDV", "LAV"]}, "lacks the attributes LAV; it has LVEDV"),
         ({"datalist": "/nowhere.json"}, "datalist '/nowhere.json' does not exist; 'run prepare'"),
         ({"dataset_dir": "/nowhere"}, "are missing under dataset_dir '/nowhere'"),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import resource
-import time
 
 import nibabel as nib
 import numpy as np
@@ -26,14 +25,20 @@ VOLUME_COLUMNS = {"LV": "LV_ml", "RV": "RV_ml", "Myo": "MYO_ml"}
 
 @pytest.fixture(scope="module")
 def acdc(tmp_path_factory):
-    """ACDC in the UKBB format with its cohort, and how long it took."""
+    """ACDC in the UKBB format with its cohort, and the processor seconds of the first and of the second run."""
     source, root = shared("data/acdc/training"), tmp_path_factory.mktemp("acdc")
-    start = time.perf_counter()
+    times = [processor_seconds()]
     import_acdc(source, root / "dataset")
     prepare(root / "dataset", root / "out")
-    first = time.perf_counter() - start
+    times.append(processor_seconds())
     prepare(root / "dataset", root / "out")
-    return root, first, time.perf_counter() - start - first
+    times.append(processor_seconds())
+    return root, *np.diff(times)
+
+
+def processor_seconds():
+    """Of this process and its ended workers: unlike the clock, the same on a busy machine."""
+    return sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +75,7 @@ def test_images_keep_their_voxels(acdc):
 
 
 def test_fast_and_within_memory(acdc):
-    assert acdc[1] < 60
+    assert acdc[1] / 2 < 60  # on two cores
     assert acdc[2] < 5
     # Linux counts in KiB; a worker's peak counts once per worker, and this process, with all of pytest, once.
     workers = (os.cpu_count() or 1) * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss

@@ -212,8 +212,12 @@ def test_a_bad_subject_does_not_stop_the_inference(trained, phantoms, tmp_path):
 
 
 @pytest.mark.parametrize(("file", "workflow"), [("train.json", "train"), ("inference.json", "infer")])
-def test_the_properties_that_bundle_tools_ask_for(file, workflow):
-    flow = ConfigWorkflow(str(CONFIGS / file), workflow_type=workflow, logging_file=False)
+def test_the_properties_that_bundle_tools_ask_for(file, workflow, prepared, phantoms, tmp_path):
+    paths = {"dataset_dir": str(phantoms), "datalist": str(prepared / "datalist.json"), "output_dir": str(tmp_path)}
+    sizes = {"channels": [8, 8, 8], "latent_dim": 8, "spatial_size": [64, 64]}
+    sizes |= {"perceptual_weight": 0} if workflow == "train" else {}
+    flow = ConfigWorkflow(str(CONFIGS / file), workflow_type=workflow, logging_file=False, **paths, **sizes)
+    flow.initialize()
     assert flow.check_properties() == []
 
 

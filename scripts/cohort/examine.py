@@ -12,16 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from scripts.cohort.attributes import areas, basal_slices, base_is_first, derived, volumes
-from scripts.cohort.layout import (
-    PHASES,
-    PhaseFiles,
-    SubjectError,
-    open_scan,
-    phase_files,
-    read_image,
-    read_mask,
-    spacing_affine,
-)
+from scripts.cohort.layout import PHASES, PhaseFiles, SubjectError, phase_files, read_image, read_mask
 from scripts.cohort.parallel import parallel_map
 from scripts.cohort.quality import QualityRules, check_mask, heart_slices
 
@@ -64,11 +55,12 @@ def measure(folder: Path, rules: QualityRules, row: dict[str, Any]) -> None:
         SubjectError: with the reason why the subject cannot be used; what was measured before stays in the row.
     """
     files = phase_files(folder)
-    masks, spacing = {}, {}
+    masks, affines, spacing = {}, {}, {}
     for phase in PHASES:
         row |= {f"{kind}_{phase}": f"{folder.name}/{getattr(files[phase], kind).name}" for kind in ("image", "mask")}
         row[f"frame_{phase}"] = files[phase].frame
-        masks[phase], spacing[phase] = read_phase(files[phase], phase)
+        masks[phase], affines[phase] = read_phase(files[phase], phase)
+        spacing[phase] = tuple(float(size) for size in np.linalg.norm(affines[phase][:3, :3], axis=0))
         row[f"slices_{phase}"] = int(heart_slices(masks[phase], rules.min_pixels).sum())
     row |= dict(zip(("spacing_x", "spacing_y", "spacing_z"), spacing["ED"], strict=True))
     row |= volumes(masks, spacing["ED"])
@@ -79,13 +71,13 @@ def measure(folder: Path, rules: QualityRules, row: dict[str, Any]) -> None:
             raise SubjectError(f"{phase}: {error}") from error
     row |= derived(row)
     check_phases(spacing, row)
-    row["handedness"] = handedness(files["ED"], base_is_first(masks))
+    row["handedness"] = handedness(affines["ED"], base_is_first(masks))
     slices = basal_slices(masks, rules.min_pixels)
     row |= {f"basal_slice_{phase}": slices[phase] for phase in PHASES} | areas(masks, slices, spacing["ED"])
 
 
-def read_phase(files: PhaseFiles, phase: str) -> tuple[np.ndarray, tuple[float, ...]]:
-    """Read the mask of a phase and check that its scan can be used with it; returns mask and voxel size (mm)."""
+def read_phase(files: PhaseFiles, phase: str) -> tuple[np.ndarray, np.ndarray]:
+    """Read the mask of a phase and check that its scan can be used with it; returns mask and affine (mm)."""
     mask = read_mask(files.mask, files.frame)
     image, affine = read_image(files.image, files.frame)
     if image.shape != mask.shape:
@@ -93,18 +85,15 @@ def read_phase(files: PhaseFiles, phase: str) -> tuple[np.ndarray, tuple[float, 
     low, high = np.percentile(image, (1, 99))
     if low == high:
         raise SubjectError(f"{phase}: the scan is constant ({low:g}), there is nothing to see")
-    return mask, tuple(float(size) for size in np.linalg.norm(affine[:3, :3], axis=0))
+    return mask, affine
 
 
-def handedness(files: PhaseFiles, base_first: bool) -> int:
+def handedness(affine: np.ndarray, base_first: bool) -> int:
     """+1 or -1: which way around the scan's axes see the heart, by its affine and the position of the base.
 
     The sign itself means little, since some cohorts come without directions; but a subject whose sign is not that of
     the others is a mirror image of them, and a crop, which only rotates, leaves it one.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # reading the phase has warned already
-        affine = spacing_affine(open_scan(files.image), files.image)
     return int(np.sign(np.linalg.det(affine[:3, :3]))) * (1 if base_first else -1)
 
 

@@ -3,7 +3,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 from monai.transforms import Compose, Invertd
 from scipy import ndimage
@@ -19,7 +18,6 @@ from scripts.transforms import (
     ViewsToChannelsd,
     low_pass,
 )
-from tests.conftest import ROOT
 
 SIZE = (64, 64)
 
@@ -270,49 +268,3 @@ def test_a_scan_that_broke_after_prepare_is_named(tmp_path, heart_mask):
 def test_a_slice_that_is_not_there_is_named(heart_mask):
     with pytest.raises(SubjectError, match="slice 99 is not one of the 8 slices"):
         VentricleCropd(PHASES, SIZE, 1.8)(subject(heart_mask) | {"basal_slice_ED": 99})
-
-
-NEUTRAL = {
-    "max_rotation": 0,
-    "max_shift": 0,
-    "max_stretch": 0,
-    "zoom_range": [1, 1],
-    "intensity_gamma_range": [1, 1 + 1e-9],
-    "max_scaling": 0,
-    "max_offset": 0,
-    "smoothing_range": [0, 0],
-    "max_noise": 0,
-}
-
-
-def augmented(**strengths):
-    """The image (2, 32, 32) of one subject behind the random transforms of train.json."""
-    parser = ConfigParser(ConfigParser.load_config_file(str(ROOT / "bundle" / "configs" / "train.json")))
-    parser.update({"augmentation_prob": 3, **NEUTRAL, **strengths})  # the smoothing is done a third as often
-    chain = Compose(parser.get_parsed_content("train#random_transforms")).set_random_state(4)
-    image = torch.linspace(0, 1, 2 * 32 * 32).view(2, 32, 32).sin().square()
-    return image, chain({"image": image, "attributes": torch.ones(6)})["image"]
-
-
-def test_without_strength_the_augmentation_of_the_config_changes_nothing():
-    torch.testing.assert_close(*augmented(), atol=1e-5, rtol=0)
-
-
-@pytest.mark.parametrize(
-    ("key", "strength"),
-    [
-        ("max_rotation", 0.2),
-        ("max_shift", 3),
-        ("max_stretch", 0.2),
-        ("zoom_range", [0.7, 0.9]),
-        ("intensity_gamma_range", [1.5, 1.6]),
-        ("max_scaling", 0.2),
-        ("max_offset", 0.1),
-        ("smoothing_range", [0.5, 0.8]),
-        ("max_noise", 0.05),
-    ],
-)
-def test_each_strength_of_the_config_augments(key, strength):
-    image, changed = augmented(**{key: strength})
-    assert changed.shape == image.shape
-    assert (changed - image).abs().mean() > 1e-3

@@ -1,4 +1,4 @@
-"""Engines: the introspective update of encoder and decoder, and the evaluation of codes."""
+"""Engines: the two ways of training encoder and decoder, and the evaluation of codes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from monai.engines.utils import IterationEvents
 from monai.utils.enums import CommonKeys as Keys
 from torch.optim import Optimizer
 
-from scripts.losses import Elbo, IntrospectiveLoss, kl_divergence, log_mean_exp
+from scripts.losses import Elbo, IntrospectiveLoss, RegularizedLoss, VAELoss, kl_divergence, log_mean_exp
 from scripts.networks import VariationalAutoencoder, sample
 
 ATTRIBUTES = "attributes"
@@ -29,34 +29,100 @@ def prepare_batch(
     return image, attributes if attributes is None else attributes.to(device=device, non_blocking=non_blocking)
 
 
-class IntrospectiveTrainer(SupervisedTrainer):
+class AutoencoderTrainer(SupervisedTrainer):
+    """What the trainers of both families share: how a batch comes in, and how its outcome goes out.
+
+    Args:
+        loss_function: moved to the trainer's device.
+        kwargs: of ``SupervisedTrainer``; ``network`` is a ``VariationalAutoencoder``. The ``inferer`` is not used,
+            since encoder and decoder run apart.
+
+    Raises:
+        ValueError: for ``amp`` or ``accumulation_steps``, which these engines do not support yet.
+    """
+
+    network: VariationalAutoencoder
+
+    def __init__(self, *, loss_function: RegularizedLoss, **kwargs: Any) -> None:
+        for option, neutral in (("amp", False), ("accumulation_steps", 1)):
+            if kwargs.get(option, neutral) != neutral:
+                name = type(self).__name__
+                raise ValueError(f"{option} is not supported by {name}; remove train#trainer#{option}.")
+        kwargs.setdefault("prepare_batch", prepare_batch)
+        super().__init__(loss_function=loss_function, **kwargs)
+        loss_function.to(self.state.device)
+
+    def _prepare(self, batchdata: Mapping[str, Any]) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Image (B, C, H, W) and attributes (B, A) on the device, with the network in training mode."""
+        self.network.train()
+        return self.prepare_batch(batchdata, self.state.device, self.non_blocking, **self.to_kwargs)
+
+    def _finish(self, image: torch.Tensor, reconstruction: torch.Tensor, terms: Mapping[str, torch.Tensor]) -> dict:
+        """Put everything into ``state.output``, detached, and tell the handlers. The first term is the loss."""
+        terms = {name: term.detach() for name, term in terms.items()}
+        loss = next(iter(terms.values()))
+        self.state.output = {Keys.IMAGE: image, Keys.PRED: reconstruction.detach(), Keys.LOSS: loss, TERMS: terms}
+        for event in (IterationEvents.LOSS_COMPLETED, IterationEvents.MODEL_COMPLETED):
+            self.fire_event(event)
+        return self.state.output
+
+
+class VAETrainer(AutoencoderTrainer):
+    """Train encoder and decoder together as a variational autoencoder (beta-VAE), or with attributes (Attri-VAE).
+
+    Each iteration is one step of one optimizer over the whole network by Eq. 3. ``engine.state.output`` holds the
+    loss and every term of the equation, detached.
+
+    Args:
+        loss_function: a ``VAELoss``.
+        kwargs: of ``AutoencoderTrainer``; ``optimizer`` is that of all the network's weights.
+    """
+
+    loss_function: VAELoss
+
+    def _iteration(self, engine: VAETrainer, batchdata: dict[str, torch.Tensor]) -> dict:
+        image, attributes = engine._prepare(batchdata)
+        network, loss, scale = engine.network, engine.loss_function, 1 / image[0].numel()
+
+        mean, log_variance = network.encode(image)
+        codes = sample(mean, log_variance)
+        reconstruction = network.decode(codes)
+        real = Elbo(loss.reconstruction(reconstruction, image), kl_divergence(mean, log_variance))
+        attribute = loss.attribute(codes, attributes)
+        total = loss(attribute, real, scale)
+
+        engine.optimizer.zero_grad(set_to_none=True)
+        total.backward()
+        engine.optimizer.step()
+
+        terms = {
+            "loss": total,
+            "attribute_loss": attribute,
+            "reconstruction_loss": scale * real.error.mean(),
+            "kl_real": real.kl.mean(),
+        }
+        return engine._finish(image, reconstruction, terms)
+
+
+class IntrospectiveTrainer(AutoencoderTrainer):
     """Train encoder and decoder against each other (Soft-IntroVAE), with regularized attributes (AR-SIVAE).
 
     Each iteration first updates the encoder by Eq. 6 with the decoder as it is, then the decoder by Eq. 7 with the
-    updated encoder. ``engine.state.output`` holds the two losses and every term of the equations, detached. The
-    ``inferer`` is not used, since encoder and decoder run apart.
+    updated encoder. ``engine.state.output`` holds the two losses and every term of the equations, detached.
 
     Args:
         decoder_optimizer: of the decoder; ``optimizer`` is the encoder's.
         loss_function: an ``IntrospectiveLoss``.
         warmup_epochs: first epochs that leave out the generated images, since a decoder that has learned nothing yet
             gives the encoder nothing to tell apart. Such an epoch takes about a quarter of the time.
-        kwargs: of ``SupervisedTrainer``; ``network`` is a ``VariationalAutoencoder``.
-
-    Raises:
-        ValueError: for ``amp`` or ``accumulation_steps``, which this engine does not support yet.
+        kwargs: of ``AutoencoderTrainer``.
     """
 
-    network: VariationalAutoencoder
     loss_function: IntrospectiveLoss
 
     def __init__(
         self, *, decoder_optimizer: Optimizer, loss_function: IntrospectiveLoss, warmup_epochs: int = 0, **kwargs: Any
     ) -> None:
-        for option, neutral in (("amp", False), ("accumulation_steps", 1)):
-            if kwargs.get(option, neutral) != neutral:
-                raise ValueError(f"{option} is not supported by IntrospectiveTrainer; remove train#trainer#{option}.")
-        kwargs.setdefault("prepare_batch", prepare_batch)
         super().__init__(loss_function=loss_function, **kwargs)
         self.decoder_optimizer = decoder_optimizer
         self.warmup_epochs = warmup_epochs
@@ -66,15 +132,10 @@ class IntrospectiveTrainer(SupervisedTrainer):
                 "--warmup_epochs or raise --max_epochs for an introspective training.",
                 stacklevel=2,
             )
-        loss_function.to(self.state.device)
 
     def _iteration(self, engine: IntrospectiveTrainer, batchdata: dict[str, torch.Tensor]) -> dict:
-        image, attributes = engine.prepare_batch(
-            batchdata, engine.state.device, engine.non_blocking, **engine.to_kwargs
-        )
-        network, loss = engine.network, engine.loss_function
-        network.train()
-        scale = 1 / image[0].numel()
+        image, attributes = engine._prepare(batchdata)
+        network, loss, scale = engine.network, engine.loss_function, 1 / image[0].numel()
 
         mean, log_variance = network.encode(image)
         codes = sample(mean, log_variance)
@@ -103,12 +164,7 @@ class IntrospectiveTrainer(SupervisedTrainer):
             **{f"kl_{name}": elbo.kl.mean() for name, elbo in judged.items()},
             **{f"log_exp_elbo_{name}": log_mean_exp(loss.log_exp_elbo(elbo, scale)) for name, elbo in judged.items()},
         }
-        terms = {name: term.detach() for name, term in terms.items()}
-        engine.state.output = {Keys.IMAGE: image, Keys.PRED: reconstruction.detach(), Keys.LOSS: terms["encoder_loss"]}
-        engine.state.output[TERMS] = terms
-        for event in (IterationEvents.LOSS_COMPLETED, IterationEvents.MODEL_COMPLETED):
-            engine.fire_event(event)
-        return engine.state.output
+        return engine._finish(image, reconstruction, terms)
 
     def _judge(self, fake: torch.Tensor, with_error: bool, for_decoder: bool = False) -> Elbo:
         """What the encoder makes of a generated image: its divergence and, if asked for, its reconstruction error.

@@ -98,7 +98,45 @@ class ReconstructionLoss(nn.Module):
         return self(prediction, target).mean() / target[0].numel()
 
 
-class IntrospectiveLoss(nn.Module):
+class RegularizedLoss(nn.Module):
+    """What the objectives of both families share: the reconstruction error and the attribute loss.
+
+    Args:
+        reconstruction: L_r.
+        gamma: weight of the attribute loss.
+        delta: its steepness.
+    """
+
+    def __init__(self, reconstruction: ReconstructionLoss, gamma: float, delta: float) -> None:
+        super().__init__()
+        self.reconstruction = reconstruction
+        self.gamma, self.delta = gamma, delta
+
+    def attribute(self, codes: torch.Tensor, attributes: torch.Tensor | None) -> torch.Tensor:
+        """L_attr, or 0 where its weight is: then it is not computed, and needs no attributes."""
+        return attribute_loss(codes, attributes, self.delta) if self.gamma else codes.new_zeros(())
+
+
+class VAELoss(RegularizedLoss):
+    """The objective of a variational autoencoder, Eq. 3; gamma = 0 gives beta-VAE, else Attri-VAE.
+
+    Args:
+        reconstruction: L_r.
+        beta_kl: weight of the divergence, the beta of beta-VAE.
+        gamma: weight of the attribute loss.
+        delta: its steepness.
+    """
+
+    def __init__(self, reconstruction: ReconstructionLoss, beta_kl: float, gamma: float, delta: float) -> None:
+        super().__init__(reconstruction, gamma, delta)
+        self.beta_kl = beta_kl
+
+    def forward(self, attribute: torch.Tensor, real: Elbo, scale: float) -> torch.Tensor:
+        """Eq. 3: s * (L_r + beta * L_KL) + gamma * L_attr, averaged over the batch."""
+        return scale * (real.error + self.beta_kl * real.kl).mean() + self.gamma * attribute
+
+
+class IntrospectiveLoss(RegularizedLoss):
     """The objectives of encoder (Eq. 6) and decoder (Eq. 7); gamma = 0 gives SIVAE, else AR-SIVAE.
 
     Args:
@@ -121,14 +159,8 @@ class IntrospectiveLoss(nn.Module):
         delta: float,
         eta: float = 0.0,
     ) -> None:
-        super().__init__()
-        self.reconstruction = reconstruction
-        self.beta_rec, self.beta_kl, self.beta_neg = beta_rec, beta_kl, beta_neg
-        self.gamma, self.delta, self.eta = gamma, delta, eta
-
-    def attribute(self, codes: torch.Tensor, attributes: torch.Tensor) -> torch.Tensor:
-        """L_attr, or 0 where its weight is."""
-        return attribute_loss(codes, attributes, self.delta) if self.gamma else codes.new_zeros(())
+        super().__init__(reconstruction, gamma, delta)
+        self.beta_rec, self.beta_kl, self.beta_neg, self.eta = beta_rec, beta_kl, beta_neg, eta
 
     def real(self, elbo: Elbo, scale: float) -> torch.Tensor:
         """-ELBO of real images, (B,)."""

@@ -1,7 +1,8 @@
 """Encoder, decoder and variational autoencoder, from MONAI blocks.
 
-The residual network is that of Soft-IntroVAE (Daniel & Tamar, CVPR 2021), which the paper uses with channels
-64-128-256-512-512 and 128 dimensions.
+The residual architecture is that of Soft-IntroVAE (Daniel & Tamar, CVPR 2021), which the paper uses with channels
+64-128-256-512-512 and 128 dimensions. The plain one follows the public code of Attri-VAE (Cetin et al. 2023), in two
+dimensions instead of three. Any method can train either.
 """
 
 from __future__ import annotations
@@ -80,6 +81,56 @@ class Decoder(nn.Sequential):
         super().__init__(*layers)
 
 
+class PlainEncoder(nn.Sequential):
+    """Image to the parameters of q(z|x): 3x3 convolutions of stride 2, then two dense layers.
+
+    Args:
+        in_channels, spatial_size, channels, latent_dim, norm: as those of ``Encoder``.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        spatial_size: Sequence[int],
+        channels: Sequence[int],
+        latent_dim: int,
+        norm: str | tuple,
+    ) -> None:
+        features = channels[-1] * coarse_size(spatial_size, channels).numel()
+        layers = [
+            Convolution(2, before, after, strides=2, act="relu", norm=norm)
+            for before, after in pairwise((in_channels, *channels))
+        ]
+        dense = [nn.Linear(features, 2 * latent_dim), nn.ReLU(inplace=True), nn.Linear(2 * latent_dim, 2 * latent_dim)]
+        super().__init__(*layers, nn.Flatten(), *dense)
+
+
+class PlainDecoder(nn.Sequential):
+    """z to image: a dense layer, 3x3 transposed convolutions of stride 2, then a 3x3 convolution without activation.
+
+    Args:
+        out_channels, spatial_size, channels, latent_dim, norm: as those of ``Decoder``.
+    """
+
+    def __init__(
+        self,
+        out_channels: int,
+        spatial_size: Sequence[int],
+        channels: Sequence[int],
+        latent_dim: int,
+        norm: str | tuple,
+    ) -> None:
+        coarse = coarse_size(spatial_size, channels)
+        dense = [nn.Linear(latent_dim, channels[-1] * coarse.numel()), nn.ReLU(inplace=True)]
+        widths = (*reversed(channels), channels[0])
+        layers = [
+            Convolution(2, before, after, strides=2, act="relu", norm=norm, is_transposed=True)
+            for before, after in pairwise(widths)
+        ]
+        to_image = Convolution(2, channels[0], out_channels, conv_only=True)
+        super().__init__(*dense, nn.Unflatten(1, (channels[-1], *coarse)), *layers, to_image)
+
+
 def residual_block(in_channels: int, out_channels: int, norm: str | tuple) -> nn.Module:
     """Two 3x3 convolutions with a shortcut."""
     return UnetResBlock(2, in_channels, out_channels, kernel_size=3, stride=1, norm_name=norm, act_name=ACTIVATION)
@@ -102,6 +153,12 @@ def coarse_size(spatial_size: Sequence[int], channels: Sequence[int]) -> torch.S
     return torch.Size(size // factor for size in spatial_size)
 
 
+ARCHITECTURES: dict[str, tuple[type[nn.Sequential], type[nn.Sequential]]] = {
+    "residual": (Encoder, Decoder),
+    "plain": (PlainEncoder, PlainDecoder),
+}
+
+
 class VariationalAutoencoder(nn.Module):
     """The encoder and decoder that every method of the paper trains.
 
@@ -113,9 +170,10 @@ class VariationalAutoencoder(nn.Module):
         channels: feature channels, coarsest last.
         latent_dim: dimensions of z; the first ones are those regularized by attributes.
         norm: MONAI normalization, by name or (name, arguments).
+        architecture: ``residual`` (Soft-IntroVAE) or ``plain`` (Attri-VAE).
 
     Raises:
-        ValueError: when ``spatial_size`` does not fit the number of ``channels``.
+        ValueError: for an unknown ``architecture``, or when ``spatial_size`` does not fit the number of ``channels``.
     """
 
     def __init__(
@@ -125,11 +183,15 @@ class VariationalAutoencoder(nn.Module):
         channels: Sequence[int] = (64, 128, 256, 512, 512),
         latent_dim: int = 128,
         norm: str | Sequence = "batch",
+        architecture: str = "residual",
     ) -> None:
         super().__init__()
+        if architecture not in ARCHITECTURES:
+            raise ValueError(f"architecture '{architecture}' is unknown; choose one of {', '.join(ARCHITECTURES)}.")
+        encoder, decoder = ARCHITECTURES[architecture]
         norm = norm if isinstance(norm, str) else tuple(norm)
-        self.encoder = Encoder(in_channels, spatial_size, channels, latent_dim, norm)
-        self.decoder = Decoder(in_channels, spatial_size, channels, latent_dim, norm)
+        self.encoder = encoder(in_channels, spatial_size, channels, latent_dim, norm)
+        self.decoder = decoder(in_channels, spatial_size, channels, latent_dim, norm)
 
     @torch.jit.export
     def encode(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

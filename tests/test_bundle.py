@@ -21,7 +21,7 @@ from scripts.storage import read_csv
 from tests.conftest import ROOT, shared
 
 CONFIGS = ROOT / "bundle" / "configs"
-OVERLAYS = ("compact.json", "sivae.json", "ed.json", "es.json")
+OVERLAYS = ("compact.json", "sivae.json", "beta_vae.json", "attri_vae.json", "ed.json", "es.json")
 TINY = {
     "channels": [8, 8, 8],
     "latent_dim": 8,
@@ -236,6 +236,8 @@ def test_training_and_inference_see_the_same_image():
     assert train["train"]["deterministic_transforms"][: len(shared_steps)] == shared_steps
     common = (
         "network_def",
+        "family",
+        "architecture",
         "phases",
         "slices",
         "spatial_size",
@@ -287,3 +289,83 @@ def test_phases_decide_the_channels(overlay, channels):
     network = parser.get_parsed_content("network_def")
     assert network(torch.rand(2, channels, 16, 16)).shape == (2, channels, 16, 16)
     assert len(parser["attributes"]) == 3 * channels
+
+
+def parse(*files, **overrides):
+    parser = ConfigParser()
+    parser.read_config([str(CONFIGS / file) for file in files])
+    parser.update({"channels": [8, 8], "spatial_size": [16, 16], "latent_dim": 4} | overrides)
+    return parser
+
+
+@pytest.mark.parametrize("overlay", ["sivae.json", "beta_vae.json", "attri_vae.json"])
+def test_overlays_mean_the_same_in_any_order(overlay):
+    orders = ["train.json", "compact.json", "ed.json", overlay], ["train.json", overlay, "ed.json", "compact.json"]
+    first, second = (ConfigParser.load_config_files([str(CONFIGS / file) for file in order]) for order in orders)
+    assert first == second
+
+
+@pytest.mark.parametrize(
+    ("overlay", "architecture", "gamma"),
+    [
+        (None, "residual", 0.05),
+        ("sivae.json", "residual", 0),
+        ("beta_vae.json", "plain", 0),
+        ("attri_vae.json", "plain", 30),
+    ],
+)
+def test_a_method_is_that_of_the_paper(overlay, architecture, gamma):
+    parser = parse("train.json", *([overlay] if overlay else []))
+    keys = ("architecture", "attribute_weight", "learning_rate", "max_epochs", "beta_kl", "perceptual_weight")
+    numbers = (5e-5, 1000, 2, 0) if architecture == "plain" else (2e-4, 750, 1, 0.03)
+    assert tuple(parser.get_parsed_content(key) for key in keys) == (architecture, gamma, *numbers)
+
+
+@pytest.mark.parametrize("compact", [[], ["compact.json"]])
+def test_one_key_each_makes_the_comparison_fair(compact):
+    parser = parse("train.json", *compact, "attri_vae.json", architecture="residual", perceptual_weight=0.2)
+    residual = parse("train.json").get_parsed_content("network_def").state_dict()
+    assert parser.get_parsed_content("network_def").state_dict().keys() == residual.keys()
+    assert parser.get_parsed_content("perceptual_weight") == 0.2
+
+
+@pytest.mark.parametrize(("overlays", "gamma"), [([], 0.5), (["attri_vae.json"], 0.1), (["beta_vae.json"], 0)])
+def test_compact_weighs_attributes_by_family(overlays, gamma):
+    assert parse("train.json", *overlays, "compact.json").get_parsed_content("attribute_weight") == gamma
+
+
+def test_a_training_with_gamma_zero_regularizes_nothing():
+    assert parse("train.json", gamma=0).get_parsed_content("regularize") is False
+
+
+@pytest.mark.parametrize(("overlay", "column"), [("beta_vae.json", "z0"), ("attri_vae.json", "z0_LVEDV")])
+def test_a_vae_trains_and_encodes(overlay, column, prepared, phantoms, tmp_path):
+    paths = {"dataset_dir": str(phantoms), "output_dir": str(tmp_path)}
+    datalist = str(prepared / "datalist.json")
+    sizes = {key: TINY[key] for key in ("channels", "latent_dim")}
+    short = {key: TINY[key] for key in ("batch_size", "max_epochs")}  # no perceptual_weight: the family has none
+    overlays = ("compact.json", overlay, "ed.json")
+    code, text = bundle("training", "train.json", *overlays, **paths, datalist=datalist, **sizes, **short)
+    assert code == 0, text[-3000:]
+    assert "kl_real=" in text  # the bar shows this family's losses
+    assert "warm-up" not in text
+    state = torch.load(tmp_path / "last.pt", weights_only=True)
+    assert set(state) >= {"optimizer", "network"}
+    assert "decoder_optimizer" not in state
+    assert state["best_epoch"] > 0
+    settings = json.loads((tmp_path / "settings.json").read_text())
+    assert (settings["family"], settings["architecture"], settings["perceptual_weight"]) == ("vae", "plain", 0)
+    assert (tmp_path / "pictures" / "traversals.png").exists() == (overlay == "attri_vae.json")
+
+    code, text = bundle("run", "inference.json", *reversed(overlays), **paths, **sizes)
+    assert code == 0, text[-3000:]
+    assert list(read_csv(tmp_path / "codes.csv")[0])[1] == column
+
+
+def test_codes_of_another_family_are_refused(trained, phantoms, tmp_path):
+    sizes = {key: TINY[key] for key in ("channels", "latent_dim")}
+    paths = {"dataset_dir": str(phantoms), "output_dir": str(tmp_path), "ckpt_path": str(trained / "model.pt")}
+    files = ("inference.json", "compact.json", "beta_vae.json")
+    code, text = bundle("run", *files, **paths, **sizes, architecture="residual")
+    assert code != 0
+    assert "family is vae, was introspective; regularize is False, was True" in text

@@ -5,8 +5,8 @@ import copy
 import pytest
 import torch
 
-from scripts.engines import CodeEvaluator, IntrospectiveTrainer
-from scripts.losses import IntrospectiveLoss, ReconstructionLoss, attribute_loss, kl_divergence
+from scripts.engines import CodeEvaluator, IntrospectiveTrainer, VAETrainer
+from scripts.losses import IntrospectiveLoss, ReconstructionLoss, VAELoss, attribute_loss, kl_divergence
 from scripts.networks import VariationalAutoencoder
 
 WEIGHTS = {"beta_rec": 0.8, "beta_kl": 1.5, "beta_neg": 8.0, "gamma": 0.3, "delta": 10}
@@ -142,6 +142,8 @@ def test_attribute_loss_is_reported_without_its_weight():
 def test_what_is_not_supported_is_refused(option):
     with pytest.raises(ValueError, match="is not supported by IntrospectiveTrainer"):
         make_trainer(make_network(), IntrospectiveLoss(ReconstructionLoss(1), **WEIGHTS), **option)
+    with pytest.raises(ValueError, match="is not supported by VAETrainer"):
+        make_vae_trainer(make_network(), **option)
 
 
 def test_a_training_of_warmup_only_is_told():
@@ -192,3 +194,53 @@ def test_training_is_in_training_mode():
     network = make_network("batch").eval()
     make_trainer(network, IntrospectiveLoss(ReconstructionLoss(1), **WEIGHTS)).run()
     assert network.training
+
+
+def make_vae_trainer(network, batch=None, gamma=0.3, **kwargs):
+    return VAETrainer(
+        device=torch.device("cpu"),
+        max_epochs=1,
+        train_data_loader=[batch or make_batch()],
+        network=network,
+        optimizer=torch.optim.SGD(network.parameters(), 0.1),
+        loss_function=VAELoss(ReconstructionLoss(1), beta_kl=2, gamma=gamma, delta=10),
+        decollate=False,
+        **kwargs,
+    )
+
+
+@pytest.mark.parametrize("architecture", ["residual", "plain"])
+def test_a_vae_step_is_that_of_equation_3(architecture):
+    torch.manual_seed(0)
+    network = VariationalAutoencoder(2, (16, 16), (4, 8), 6, "batch", architecture).double().eval()
+    oracle, batch = copy.deepcopy(network).train(), make_batch()
+    torch.manual_seed(7)
+    make_vae_trainer(network, batch).run()
+    torch.manual_seed(7)
+    mean, log_variance = oracle.encode(batch["image"])
+    z = mean + torch.randn(5, 6, dtype=torch.float64) * (0.5 * log_variance).exp()
+    error = (oracle.decode(z) - batch["image"]).square().sum((1, 2, 3))
+    loss = ((error + 2 * kl_divergence(mean, log_variance)) / 512).mean()
+    (loss + 0.3 * attribute_loss(z, batch["attributes"], 10)).backward()
+    assert network.training
+    for parameter, expected in zip(network.parameters(), oracle.parameters(), strict=True):
+        assert torch.allclose(parameter, expected - 0.1 * expected.grad, atol=1e-10)
+
+
+def test_terms_of_a_vae_add_up():
+    seen = []
+    trainer = make_vae_trainer(make_network(), postprocessing=lambda item: seen.append(set(item)) or item)
+    trainer.run()
+    terms = trainer.state.output["terms"]
+    assert set(terms) == {"loss", "attribute_loss", "reconstruction_loss", "kl_real"}
+    assert terms["attribute_loss"] > 0
+    total = terms["reconstruction_loss"] + 2 / 512 * terms["kl_real"] + 0.3 * terms["attribute_loss"]
+    assert terms["loss"] == trainer.state.output["loss"] == pytest.approx(total.item())
+    assert not any(term.requires_grad for term in (*terms.values(), trainer.state.output["pred"]))
+    assert {"image", "pred", "loss", "terms"} <= seen[0]
+
+
+def test_a_beta_vae_needs_no_attributes():
+    trainer = make_vae_trainer(make_network(), {"image": make_batch()["image"]}, gamma=0)
+    trainer.run()
+    assert trainer.state.output["terms"]["attribute_loss"] == 0

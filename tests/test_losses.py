@@ -6,7 +6,15 @@ import torch
 from torch.distributions import Normal
 from torch.distributions import kl_divergence as torch_kl
 
-from scripts.losses import Elbo, IntrospectiveLoss, ReconstructionLoss, attribute_loss, kl_divergence, log_mean_exp
+from scripts.losses import (
+    Elbo,
+    IntrospectiveLoss,
+    ReconstructionLoss,
+    VAELoss,
+    attribute_loss,
+    kl_divergence,
+    log_mean_exp,
+)
 from tests.conftest import shared
 
 
@@ -107,6 +115,13 @@ def test_decoder_objective_is_equation_7():
     assert loss.decoder(real, generated, s) == pytest.approx(expected.item(), rel=1e-6)
 
 
+def test_vae_objective_is_equation_3():
+    s, real = 1 / 32, ELBOS[0]
+    expected = sum(s * (error + 2 * kl) for error, kl in zip(*real, strict=True)) / 2 + 30 * 0.7
+    loss = VAELoss(ReconstructionLoss(1), beta_kl=2, gamma=30, delta=10)
+    assert loss(torch.tensor(0.7), real, s) == pytest.approx(expected.item(), rel=1e-6)
+
+
 def test_the_logarithm_survives_where_the_exponential_underflows():
     loss = IntrospectiveLoss(ReconstructionLoss(1), **(WEIGHTS | {"beta_neg": 1e6}))
     value = loss.log_exp_elbo(ELBOS[0], 1)
@@ -120,6 +135,12 @@ def test_log_mean_exp():
     assert log_mean_exp(values) == pytest.approx(np.log((np.exp(-1) + np.exp(-3)) / 2))
 
 
-def test_gamma_of_zero_computes_no_attribute_loss():
-    loss = IntrospectiveLoss(ReconstructionLoss(1), **(WEIGHTS | {"gamma": 0}))
+@pytest.mark.parametrize(
+    "loss",
+    [
+        IntrospectiveLoss(ReconstructionLoss(1), **(WEIGHTS | {"gamma": 0})),
+        VAELoss(ReconstructionLoss(1), beta_kl=2, gamma=0, delta=10),
+    ],
+)
+def test_gamma_of_zero_computes_no_attribute_loss(loss):
     assert loss.attribute(torch.rand(3, 2), None) == 0

@@ -4,16 +4,17 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from scripts.networks import VariationalAutoencoder, sample
+from scripts.networks import ARCHITECTURES, VariationalAutoencoder, sample
 
 SMALL = {"spatial_size": (32, 32), "channels": (8, 16, 16), "latent_dim": 10}
 GROUP = ["group", {"num_groups": 4}]
 
 
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("channels", [1, 2, 5])
 @pytest.mark.parametrize("norm", ["batch", "instance", GROUP])
-def test_shapes(channels, norm):
-    network = VariationalAutoencoder(channels, **SMALL, norm=norm).eval()
+def test_shapes(channels, norm, architecture):
+    network = VariationalAutoencoder(channels, **SMALL, norm=norm, architecture=architecture).eval()
     image = torch.rand(3, channels, 32, 32)
     mean, log_variance = network.encode(image)
     assert mean.shape == log_variance.shape == (3, 10)
@@ -26,14 +27,16 @@ def test_forward_decodes_the_mean():
     assert torch.equal(network(image), network.decode(network.encode(image)[0]))
 
 
-def test_output_is_not_bounded():
-    network = VariationalAutoencoder(**SMALL).eval()
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_output_is_not_bounded(architecture):
+    network = VariationalAutoencoder(**SMALL, architecture=architecture).eval()
     image = network.decode(100 * torch.randn(8, 10))
     assert image.min() < 0
 
 
-def test_rectangular_images():
-    network = VariationalAutoencoder(**(SMALL | {"spatial_size": (32, 48)})).eval()
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_rectangular_images(architecture):
+    network = VariationalAutoencoder(**(SMALL | {"spatial_size": (32, 48)}), architecture=architecture).eval()
     assert network(torch.rand(1, 2, 32, 48)).shape == (1, 2, 32, 48)
 
 
@@ -47,14 +50,22 @@ def test_paper_size_costs_what_the_paper_network_costs():
     assert decoder.get_total_flops() / 2e9 == pytest.approx(3.10, abs=0.01)
 
 
-def test_size_that_cannot_be_halved_is_refused():
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_size_that_cannot_be_halved_is_refused(architecture):
     with pytest.raises(ValueError, match="must be divisible by 8"):
-        VariationalAutoencoder(**(SMALL | {"spatial_size": (32, 36)}))
+        VariationalAutoencoder(**(SMALL | {"spatial_size": (32, 36)}), architecture=architecture)
+
+
+def test_unknown_architecture_is_refused():
+    with pytest.raises(ValueError, match="architecture 'plane' is unknown; choose one of residual, plain"):
+        VariationalAutoencoder(**SMALL, architecture="plane")
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*")
-def test_torchscript_equals_eager():
-    network, image = VariationalAutoencoder(**SMALL).eval(), torch.rand(2, 2, 32, 32)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_torchscript_equals_eager(architecture):
+    network = VariationalAutoencoder(**SMALL, architecture=architecture).eval()
+    image = torch.rand(2, 2, 32, 32)
     scripted = torch.jit.script(network)
     assert torch.equal(scripted(image), network(image))
     assert torch.equal(scripted.encode(image)[1], network.encode(image)[1])
@@ -73,3 +84,11 @@ def test_blocks_are_those_of_the_paper():
     pools = {type(module) for module in modules if "Pool" in type(module).__name__}
     upsampling = {module.mode for module in modules if isinstance(module, torch.nn.Upsample)}
     assert (slopes, pools, upsampling) == ({0.2}, {torch.nn.AvgPool2d}, {"nearest"})
+
+
+def test_plain_network_halves_by_strides_and_doubles_by_transposed_convolutions():
+    network = VariationalAutoencoder(**SMALL, architecture="plain")
+    down = [m.stride for m in network.encoder.modules() if isinstance(m, torch.nn.Conv2d)]
+    up = [m.stride for m in network.decoder.modules() if isinstance(m, torch.nn.ConvTranspose2d)]
+    assert down == up == [(2, 2)] * 3
+    assert not any("Pool" in type(m).__name__ or isinstance(m, torch.nn.Upsample) for m in network.modules())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -92,6 +93,13 @@ def fit_weights(network: nn.Module, weights: Mapping[str, torch.Tensor], path: s
             "(such as compact.json, ed.json) that it was trained with, or another output_dir or ckpt_path."
         )
     network.load_state_dict(weights)
+
+
+def fingerprint(path: str | os.PathLike) -> str:
+    """SHA-256 of a checkpoint, which tells later whether a result is still that of the file."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"checkpoint '{path}' does not exist; train one with 'run training', or name it.")
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def find_weights(output_dir: str | os.PathLike, bundle_root: str | os.PathLike) -> str:

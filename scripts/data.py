@@ -29,6 +29,18 @@ def cached_dataset(data: Sequence[dict[str, Any]], transform: Callable, cache_di
     return CacheDataset(data, transform, num_workers=os.cpu_count())
 
 
+def streamed_dataset(
+    data: Sequence[dict[str, Any]], transform: Callable, cache_dir: str | os.PathLike | None
+) -> Dataset:
+    """Preprocess subjects as they are asked for: memory does not grow with their number.
+
+    Args:
+        data, transform: as of ``cached_dataset``.
+        cache_dir: folder for the cache of a cohort that is read more than once.
+    """
+    return cached_dataset(data, transform, cache_dir) if cache_dir else Dataset(data, transform)
+
+
 def find_items(
     dataset_dir: str | os.PathLike,
     output_dir: str | os.PathLike,

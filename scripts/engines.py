@@ -17,6 +17,7 @@ from scripts.networks import VariationalAutoencoder, sample
 
 ATTRIBUTES = "attributes"
 CODES = "codes"
+LOG_VARIANCES = "log_variances"
 TERMS = "terms"
 
 
@@ -57,6 +58,16 @@ class AutoencoderTrainer(SupervisedTrainer):
         self.network.train()
         return self.prepare_batch(batchdata, self.state.device, self.non_blocking, **self.to_kwargs)
 
+    def _reconstruct(
+        self, image: torch.Tensor, attributes: torch.Tensor | None
+    ) -> tuple[torch.Tensor, Elbo, torch.Tensor]:
+        """The reconstruction from sampled codes, the two parts of its evidence lower bound, and the attribute loss."""
+        mean, log_variance = self.network.encode(image)
+        codes = sample(mean, log_variance)
+        reconstruction = self.network.decode(codes)
+        real = Elbo(self.loss_function.reconstruction(reconstruction, image), kl_divergence(mean, log_variance))
+        return reconstruction, real, self.loss_function.attribute(codes, attributes)
+
     def _finish(self, image: torch.Tensor, reconstruction: torch.Tensor, terms: Mapping[str, torch.Tensor]) -> dict:
         """Put everything into ``state.output``, detached, and tell the handlers. The first term is the loss."""
         terms = {name: term.detach() for name, term in terms.items()}
@@ -82,13 +93,9 @@ class VAETrainer(AutoencoderTrainer):
 
     def _iteration(self, engine: VAETrainer, batchdata: dict[str, torch.Tensor]) -> dict:
         image, attributes = engine._prepare(batchdata)
-        network, loss, scale = engine.network, engine.loss_function, 1 / image[0].numel()
+        loss, scale = engine.loss_function, 1 / image[0].numel()
 
-        mean, log_variance = network.encode(image)
-        codes = sample(mean, log_variance)
-        reconstruction = network.decode(codes)
-        real = Elbo(loss.reconstruction(reconstruction, image), kl_divergence(mean, log_variance))
-        attribute = loss.attribute(codes, attributes)
+        reconstruction, real, attribute = engine._reconstruct(image, attributes)
         total = loss(attribute, real, scale)
 
         engine.optimizer.zero_grad(set_to_none=True)
@@ -137,14 +144,11 @@ class IntrospectiveTrainer(AutoencoderTrainer):
         image, attributes = engine._prepare(batchdata)
         network, loss, scale = engine.network, engine.loss_function, 1 / image[0].numel()
 
-        mean, log_variance = network.encode(image)
-        codes = sample(mean, log_variance)
-        reconstruction = network.decode(codes)
-        real = Elbo(loss.reconstruction(reconstruction, image), kl_divergence(mean, log_variance))
-        attribute = loss.attribute(codes, attributes)
+        reconstruction, real, attribute = engine._reconstruct(image, attributes)
         fakes = {} if engine.state.epoch <= engine.warmup_epochs else {"reconstructed": reconstruction}
         if fakes:
-            fakes["generated"] = network.decode(torch.randn_like(codes))
+            noise = torch.randn(len(image), network.latent_dim, dtype=image.dtype, device=image.device)
+            fakes["generated"] = network.decode(noise)
 
         judged = {name: engine._judge(fake.detach(), bool(loss.beta_rec)) for name, fake in fakes.items()}
         encoder_loss = loss.encoder(attribute, real, judged.values(), scale)
@@ -191,8 +195,8 @@ class IntrospectiveTrainer(AutoencoderTrainer):
 class CodeEvaluator(SupervisedEvaluator):
     """Encode images to their mean codes and reconstruct them from these.
 
-    ``engine.state.output`` holds the ``image``, the ``pred`` (reconstruction), the ``codes`` (B, D) and, where the
-    batch has them, the ``attributes`` (B, A).
+    ``engine.state.output`` holds the ``image``, the ``pred`` (reconstruction), the ``codes`` and ``log_variances``
+    (B, D) of q(z|x) and, where the batch has them, the ``attributes`` (B, A).
 
     Args:
         kwargs: of ``SupervisedEvaluator``; ``network`` is a ``VariationalAutoencoder``. The ``inferer`` is not used,
@@ -215,9 +219,14 @@ class CodeEvaluator(SupervisedEvaluator):
             batchdata, engine.state.device, engine.non_blocking, **engine.to_kwargs
         )
         with engine.mode(engine.network):
-            codes = engine.network.encode(image)[0]
+            codes, log_variances = engine.network.encode(image)
             reconstruction = engine.network.decode(codes)
-        engine.state.output = {Keys.IMAGE: image, Keys.PRED: reconstruction, CODES: codes}
+        engine.state.output = {
+            Keys.IMAGE: image,
+            Keys.PRED: reconstruction,
+            CODES: codes,
+            LOG_VARIANCES: log_variances,
+        }
         if attributes is not None:
             engine.state.output[ATTRIBUTES] = attributes
         engine.fire_event(IterationEvents.FORWARD_COMPLETED)

@@ -144,10 +144,10 @@ class TrainingProgress(ProgressBar):
 
 
 class InferenceProgress(ProgressBar):
-    """A bar over the batches of an inference."""
+    """A bar over the batches of an inference or evaluation."""
 
-    def __init__(self) -> None:
-        super().__init__(persist=True, desc="inference", mininterval=0.5 if sys.stderr.isatty() else 30, unit="batch")
+    def __init__(self, desc: str = "inference") -> None:
+        super().__init__(persist=True, desc=desc, mininterval=0.5 if sys.stderr.isatty() else 30, unit="batch")
 
 
 class CodeCollector:

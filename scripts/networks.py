@@ -190,6 +190,7 @@ class VariationalAutoencoder(nn.Module):
             raise ValueError(f"architecture '{architecture}' is unknown; choose one of {', '.join(ARCHITECTURES)}.")
         encoder, decoder = ARCHITECTURES[architecture]
         norm = norm if isinstance(norm, str) else tuple(norm)
+        self.latent_dim = latent_dim
         self.encoder = encoder(in_channels, spatial_size, channels, latent_dim, norm)
         self.decoder = decoder(in_channels, spatial_size, channels, latent_dim, norm)
 

@@ -363,6 +363,50 @@ class LPIPSDistance(PerceptualDistance):
             return self.network(*images).flatten()
 
 
+class PooledFeatures(nn.Module):
+    """Features that describe an image as a whole: the means over positions of a trunk's activations.
+
+    Distances between sets of images (``scripts.evaluation.realism``) are computed from them. The default layers are
+    those of LPIPS with VGG16: 1472 features per channel. The network is frozen, in evaluation mode and in full
+    precision, and nothing in it is random.
+
+    Args:
+        trunk, layers, weights: as of :class:`FeatureDistance`. The images are normalized with ImageNet's statistics.
+
+    Raises:
+        ValueError: if a layer is not of that trunk, or none is asked for.
+    """
+
+    def __init__(
+        self,
+        trunk: str = "vgg16",
+        layers: Sequence[str] = ("relu1_2", "relu2_2", "relu3_3", "relu4_3", "relu5_3"),
+        weights: str | os.PathLike | None = None,
+    ) -> None:
+        super().__init__()
+        self.network = FeatureDistance(trunk, layers, weights, imagenet_statistics=True)
+
+    @torch.no_grad()
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Describe each channel as a gray image.
+
+        Args:
+            images: (B, C, H, W), nominally in [0, 1]; clamped, as they are shown.
+
+        Returns:
+            (B, C*F) features, those of the first channel first; within a channel from shallow to deep.
+
+        Raises:
+            ValueError: unless it is a batch of images.
+        """
+        if images.ndim != 4:
+            raise ValueError(f"Need a batch of images (B, C, H, W), not {tuple(images.shape)}.")
+        with torch.autocast(images.device.type, enabled=False):
+            gray = images.float().clamp(0, 1).flatten(0, 1)[:, None]
+            pooled = [activations.mean(dim=(2, 3)) for activations in self.network.features(gray)]
+        return torch.cat(pooled, dim=1).unflatten(0, images.shape[:2]).flatten(1)
+
+
 def main() -> None:
     """Fetch the trunks that exist offline and say where they are."""
     folder = fetch_trunks()

@@ -1,16 +1,51 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
-from scripts.figures import STEPS, reconstruction_figure, traversal, traversal_figure
+from scripts.figures import (
+    CHANGED,
+    STEPS,
+    WIDTH,
+    attribute_name,
+    number,
+    reconstruction_figure,
+    samples_figure,
+    traversal,
+    traversal_figure,
+)
 from scripts.networks import VariationalAutoencoder
+
+SQUARE = slice(4, 9), slice(18, 26)  # rows and columns
 
 
 @pytest.fixture
 def network():
     torch.manual_seed(0)
     return VariationalAutoencoder(2, (16, 16), (4, 8), 6, "instance").eval()
+
+
+class GrowingSquare:
+    """Decodes dimension 0 into the brightness of a square in the first of two channels."""
+
+    @staticmethod
+    def decode(codes):
+        images = torch.full((len(codes), 2, 32, 32), 0.5)
+        images[:, 0][:, SQUARE[0], SQUARE[1]] += 0.2 * codes[:, :1, None]
+        return images
+
+
+def shown(axis) -> torch.Tensor:
+    return torch.as_tensor(axis.images[0].get_array().data)
+
+
+def texts(figure) -> list[str]:
+    return [text.get_text() for text in figure.texts]
+
+
+def left(axis) -> float:
+    return axis.get_position().x0
 
 
 def test_a_walk_moves_one_dimension_by_standard_deviations(network):
@@ -23,15 +58,115 @@ def test_a_walk_moves_one_dimension_by_standard_deviations(network):
 
 
 def test_one_panel_per_attribute_phase_and_step(network):
-    figure = traversal_figure(network, torch.randn(9, 6), ["LVEDV", "RVEDV", "MyoEDV"], ["ED", "ES"])
-    assert len(figure.axes) == 3 * 2 * len(STEPS)
-    assert [axis.get_ylabel() for axis in figure.axes[:: 2 * len(STEPS)]] == ["LVEDV", "RVEDV", "MyoEDV"]
-    assert figure.axes[0].get_title() == "ED  −2 SD"
+    codes = torch.randn(9, 6)
+    figure = traversal_figure(network, codes, ["LVEDV", "RVESV", "age"], ["ED", "ES"])
+    axes = np.reshape(figure.axes, (3, 2, len(STEPS)))
+    assert [axis.get_ylabel() for axis in axes[:, 0, 0]] == ["LVEDV (ED)", "RVESV (ES)", "age"]
+    assert [axis.get_title() for axis in axes[0, 1]] == ["−2 SD", "−1 SD", "mean", "+1 SD", "+2 SD"]
+    assert texts(figure)[:2] == ["ED", "ES"]
+    assert torch.allclose(shown(axes[1, 1, 3]), traversal(network, codes, 1)[3, 1])
 
 
-def test_scan_reconstruction_and_difference(network):
+def test_phases_stand_in_blocks_under_their_header(network):
+    figure = traversal_figure(network, torch.randn(9, 6), ["LVEDV"], ["ED", "ES"])
+    steps = np.diff([left(axis) for axis in figure.axes])
+    assert steps.argmax() == len(STEPS) - 1
+    assert steps.max() > 1.1 * np.median(steps)
+    assert left(figure.axes[0]) < figure.texts[0].get_position()[0] < left(figure.axes[5])
+    assert figure.texts[1].get_position()[0] > left(figure.axes[5])
+
+
+def test_the_region_that_changed_is_outlined_and_nothing_else():
+    codes = torch.randn(50, 3)
+    figure = traversal_figure(GrowingSquare, codes, ["LVEDV"], ["ED", "ES"])
+    outlines = [axis.collections for axis in figure.axes]
+    assert [len(lines) for lines in outlines] == [1, 1, 0, 1, 1] + [0] * 5
+    corners = np.concatenate([path.vertices for path in outlines[0][0].get_paths()])
+    assert np.allclose(corners.min(0), (18, 4), atol=1.5)
+    assert np.allclose(corners.max(0), (25, 8), atol=1.5)
+
+
+def test_what_changes_less_than_the_threshold_is_not_outlined():
+    codes = torch.randn(50, 3)
+    codes[:, 0] *= CHANGED / 0.2 / 2 * 0.9 / codes[:, 0].std()
+    figure = traversal_figure(GrowingSquare, codes, ["LVEDV"], ["ED", "ES"])
+    assert not any(axis.collections for axis in figure.axes)
+
+
+def test_correlations_stand_beside_their_walks(network):
+    figure = traversal_figure(network, torch.randn(9, 6), ["LVEDV", "RVEDV"], ["ED", "ES"], [0.912, float("nan")])
+    assert [axis.get_ylabel() for axis in figure.axes[:: 2 * len(STEPS)]] == [
+        "LVEDV (ED)\nSCC 0.91",
+        "RVEDV (ED)\nSCC –",
+    ]
+
+
+def test_scan_reconstruction_and_difference():
     image = torch.rand(2, 2, 16, 16)
     figure = reconstruction_figure(image, image / 2, ["ED", "ES"])
-    assert len(figure.axes) == 3 * 4
-    shown = figure.axes[8].images[0].get_array()
-    assert torch.allclose(torch.as_tensor(shown.data), -image[0, 0] / 2)
+    axes = np.reshape(figure.axes[:12], (3, 4))
+    assert [axis.get_ylabel() for axis in axes[:, 0]] == ["scan", "reconstruction", "difference"]
+    assert torch.equal(shown(axes[0, 3]), image[1, 1])
+    assert torch.equal(shown(axes[1, 2]), image[1, 0] / 2)
+    assert torch.allclose(shown(axes[2, 0]), -image[0, 0] / 2)
+
+
+def test_two_rows_for_each_method():
+    image = torch.rand(3, 2, 16, 16)
+    figure = reconstruction_figure(image, {"AR-SIVAE": image, "β-VAE": image / 4}, ["ED", "ES"])
+    axes = np.reshape(figure.axes[:30], (5, 6))
+    assert torch.equal(shown(axes[3, 4]), image[2, 0] / 4)
+    assert shown(axes[2, 4]).abs().max() == 0
+    names = {text.get_text(): text.get_position()[1] for text in figure.texts}
+    for name, row in (("AR-SIVAE", 1), ("β-VAE", 3)):
+        assert axes[row + 1, 0].get_position().y0 < names[name] < axes[row, 0].get_position().y1
+    assert {"subject 1", "subject 3"} < names.keys()
+
+
+def test_subjects_stand_apart_and_the_page_is_not_left():
+    image = torch.rand(4, 2, 16, 16)
+    figure = reconstruction_figure(image, image, ["ED", "ES"])
+    within, between = np.diff([left(axis) for axis in figure.axes[:3]])
+    assert between > 1.1 * within
+    assert figure.get_figwidth() == pytest.approx(WIDTH)
+    assert figure.axes[7].get_position().x1 < 1
+
+
+def test_the_gray_values_of_a_difference_grow_with_it_and_have_a_scale():
+    image = torch.rand(1, 1, 16, 16)
+    figure = reconstruction_figure(image, image, ["ED"])
+    difference, bar = figure.axes[2].images[0], figure.axes[-1]
+    dark, middle, light = difference.to_rgba([-0.5, 0, 0.5])[:, 0]
+    assert dark < middle < light
+    assert [tick.get_text() for tick in bar.get_xticklabels()] == ["−0.5", "0", "+0.5"]
+
+
+def test_samples_stand_above_their_nearest_scans_in_bands():
+    samples, nearest = torch.rand(2, 5, 2, 16, 16)
+    figure = samples_figure(samples, nearest, [0.1, 0.2, 0.3, 0.4, 0.5], ["ED", "ES"], "RMS difference")
+    assert len(figure.axes) == 2 * 5 * 2
+    upper, lower = figure.axes[:8], figure.axes[8:16]
+    assert torch.equal(shown(upper[5]), samples[2, 1])
+    assert torch.equal(shown(lower[5]), nearest[2, 1])
+    assert left(upper[5]) == left(lower[5])
+    assert torch.equal(shown(figure.axes[18]), nearest[4, 0])
+    assert texts(figure)[:5] == [f"d = 0.{tenths}0" for tenths in (1, 2, 3, 4, 5)]
+    assert "RMS difference" in texts(figure)[5]
+
+
+def test_every_channel_needs_a_name():
+    image = torch.rand(1, 3, 16, 16)
+    with pytest.raises(ValueError, match="3 channels, and names are given for 2"):
+        reconstruction_figure(image, image, ["ED", "ES"])
+
+
+@pytest.mark.parametrize(
+    ("name", "label"), [("LVEDV", "LVEDV (ED)"), ("MyoESA", "MyoESA (ES)"), ("LVEF", "LVEF"), ("LVSV", "LVSV")]
+)
+def test_attributes_are_named_with_their_phase(name, label):
+    assert attribute_name(name) == label
+
+
+@pytest.mark.parametrize(("value", "text"), [(0.456, "0.46"), (-0.3, "−0.30"), (-0.001, "0.00"), (np.nan, "–")])
+def test_numbers_are_written_as_people_do(value, text):
+    assert number(value) == text

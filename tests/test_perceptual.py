@@ -12,7 +12,14 @@ import torchvision
 from PIL import Image
 
 from scripts import perceptual
-from scripts.perceptual import FeatureDistance, LPIPSDistance, PerceptualDistance, fetch_trunks, load_trunk
+from scripts.perceptual import (
+    FeatureDistance,
+    LPIPSDistance,
+    PerceptualDistance,
+    PooledFeatures,
+    fetch_trunks,
+    load_trunk,
+)
 
 GOLDEN = Path(__file__).resolve().parents[2] / "shared" / "golden" / "lpips"
 ALEXNET_LAYERS = ("relu1", "relu2", "relu5")
@@ -151,6 +158,27 @@ def test_construction_is_quiet(
     assert not recwarn.list
 
 
+def test_pooled_features_are_means_of_each_channels_activations(alexnet_file: Path) -> None:
+    pooled = PooledFeatures("alexnet", ALEXNET_LAYERS, alexnet_file)(images(2, 3, 64, 64))
+    features = FeatureDistance("alexnet", ALEXNET_LAYERS, alexnet_file, imagenet_statistics=True).features
+    expected = [
+        torch.cat([layer.mean(dim=(2, 3)) for layer in features(images(2, 3, 64, 64)[:, [c]])], dim=1) for c in range(3)
+    ]
+    assert pooled.shape == (2, 3 * (64 + 192 + 256))
+    torch.testing.assert_close(pooled, torch.cat(expected, dim=1))
+
+
+def test_pooled_features_clamp_and_stay_fixed(alexnet_file: Path) -> None:
+    network = torch.nn.ModuleList([PooledFeatures("alexnet", ALEXNET_LAYERS, alexnet_file)]).train()[0]
+    beyond = (3 * images(2, 1, 64, 64) - 1).requires_grad_()
+    features = network(beyond)
+    assert not features.requires_grad
+    assert not any(module.training for module in network.network.modules())
+    assert torch.equal(features, network(beyond.clamp(0, 1)))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(features, network(beyond))
+
+
 @pytest.mark.parametrize(("trunk", "deepest"), [("vgg16", "relu5_3"), ("vgg19", "relu5_4"), ("squeezenet1_1", "fire9")])
 def test_layers_have_their_usual_names(trunk: str, deepest: str) -> None:
     with torch.device("meta"):
@@ -176,6 +204,8 @@ def test_rejects_unknown_names_and_unequal_shapes(alexnet_file: Path) -> None:
         load_trunk("vgg16", alexnet_file)
     with pytest.raises(ValueError, match="one shape"):
         FeatureDistance("alexnet", ["relu1"], alexnet_file)(images(1, 2, 64, 64), images(1, 1, 64, 64))
+    with pytest.raises(ValueError, match=r"not \(1, 64, 64\)"):
+        PooledFeatures("alexnet", ["relu1"], alexnet_file)(images(1, 64, 64))
 
 
 def test_missing_weights_name_every_way_to_get_them(nowhere: None) -> None:

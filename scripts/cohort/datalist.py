@@ -63,10 +63,11 @@ def load_items(
         ValueError: when the section is empty, or the cohort lacks an attribute.
     """
     content = read_datalist(datalist)
+    # All sections are checked: a subject in two of them would be judged by a model that has learned from it.
+    check_items([item for name in SECTIONS for item in content.get(name, [])], datalist)
     items = [item for name in ([section] if section else SECTIONS) for item in content.get(name, [])]
     if not items:
         raise ValueError(f"datalist '{datalist}' has no subject in {section or SECTIONS}; see 'split' of run prepare.")
-    check_items(items, datalist)
     check_attributes(items, attributes, datalist)
     check_files(items, datalist, dataset_dir)
     return [locate(item, dataset_dir) for item in items]

@@ -1,24 +1,31 @@
 from __future__ import annotations
 
 import json
-import math
 
 import numpy as np
 import pytest
 from scipy import stats
-from sklearn.ensemble import GradientBoostingRegressor
 from sklearn.feature_selection import mutual_info_regression
 
-from scripts import metrics
-from scripts.information import mutual_information
-from scripts.metrics import held_out_r2, mean_spearman, paper_protocol, reference_codes, sound_protocol, spearman
+from scripts.metrics import (
+    disentanglement,
+    held_out_r2,
+    mean_spearman,
+    paper_intervals,
+    paper_protocol,
+    partial_correlations,
+    reference_codes,
+    resampling,
+    sound_protocol,
+    spearman,
+)
+from scripts.metrics.correlations import all_correlations, significant
 from tests.conftest import shared
+from tests.metrics.examples import example, halves, hearts
 
 RNG = np.random.default_rng(0)
 METRICS = ("r2", "scc", "partial_scc", "dmig")
 NAMES = ["LVEDV", "LVESV", "RVEDV", "RVESV", "MyoEDV", "MyoESV"]
-# of the attributes in 20 healthy hearts of ACDC, below the diagonal
-HEALTHY = [[], [0.87], [0.92, 0.81], [0.78, 0.75, 0.75], [0.85, 0.82, 0.80, 0.80], [0.71, 0.76, 0.66, 0.75, 0.94]]
 pytestmark = pytest.mark.filterwarnings("error")
 
 
@@ -49,34 +56,116 @@ def test_r2_is_of_the_line_of_the_training_subjects():
     assert biased == pytest.approx([1 - 10**2 / (3**2 * np.arange(10).var())])
 
 
-def hearts(subjects: int, seed: int = 0) -> np.ndarray:
-    correlation = np.eye(6)
-    for i, row in enumerate(HEALTHY):
-        correlation[i, :i] = correlation[:i, i] = row
-    return 100 + 30 * np.random.default_rng(seed).multivariate_normal(np.zeros(6), correlation, subjects)
+def test_held_out_r2_leaves_missing_values_out_and_is_nan_where_undefined(recwarn):
+    rng = np.random.default_rng(0)
+    attributes = rng.normal(size=(60, 4))
+    codes = attributes + rng.normal(size=(60, 4))
+    expected = held_out_r2(codes[5:30], attributes[5:30], codes[30:55], attributes[30:55])[0]
+    attributes[:5, 0] = attributes[55:, 0] = attributes[2:30, 1] = np.nan
+    attributes[30:, 2] = 0.1
+    codes[:30, 3] = 7
+    found = held_out_r2(*halves(codes, attributes))
+    assert found[0] == pytest.approx(expected)
+    assert np.isnan(found[1:]).all()
+    assert not recwarn
 
 
-def example(subjects: int = 240, noise: float = 0.4) -> tuple[np.ndarray, np.ndarray]:
-    """Codes (subjects, 9) and three attributes: noisy on dimensions 0 to 2, one of them leaking into dimension 4."""
-    rng = np.random.default_rng(5)
-    attributes = rng.normal(size=(subjects, 3)) + rng.normal(size=(subjects, 1))
-    codes = rng.normal(size=(subjects, 9))
-    codes[:, :3] = attributes + noise * rng.normal(size=(subjects, 3))
-    codes[:, 4] = attributes[:, 1] + 0.3 * rng.normal(size=subjects)
-    return codes, attributes
+def test_codes_of_an_untrained_network_may_be_nan():
+    attributes = np.arange(9.0)[:, None]
+    assert np.isnan(mean_spearman(np.full((9, 4), np.nan), attributes))
+    assert np.isnan(held_out_r2(attributes, attributes, np.full((9, 4), np.nan), attributes)).all()
+    assert np.isnan(spearman(attributes[:2], attributes[:2])).all()
+
+
+def test_partial_correlations_by_the_formula():
+    codes, attributes = example()
+    attributes = np.column_stack([attributes, np.full(240, 3)])
+    codes[:, 8] = 1
+    found = partial_correlations(codes, attributes)
+    z, a = stats.rankdata(codes, axis=0), stats.rankdata(attributes[:, :3], axis=0)
+    for k in range(3):
+        others = np.column_stack([np.ones(240), np.delete(a, k, axis=1)])
+        left = np.column_stack([a[:, k], z[:, :8]])
+        left -= others @ np.linalg.lstsq(others, left, rcond=None)[0]
+        assert found[k, :8] == pytest.approx(np.corrcoef(left.T)[0, 1:])
+    assert np.isnan(found[3]).all()
+    assert np.isnan(found[:, 8]).all()
+
+
+def test_partial_correlations_of_few_subjects_are_nan():
+    codes, attributes = example(9)
+    assert np.isnan(partial_correlations(codes, attributes)).all()
+    with pytest.raises(ValueError, match="same subjects"):
+        partial_correlations(codes, attributes[1:])
+
+
+def test_paper_intervals_hold_the_values_of_the_paper_protocol():
+    codes, attributes = example()
+    names = ["a", "b", "c"]
+    value = paper_protocol(codes, attributes, names)
+    found = paper_intervals(codes, attributes, names, {"all": names, "some": ["b", "c"]})
+    interpretability = found.pop("interpretability")
+    for name in names:
+        each = interpretability["each"][name]
+        assert (each["dimension"], each["value"]) == (
+            value["interpretability"][name][0],
+            pytest.approx(value["interpretability"][name][1]),
+        )
+    assert interpretability["all"]["value"] == pytest.approx(value["interpretability"]["mean"][1])
+    some = np.mean([value["interpretability"][name][1] for name in ("b", "c")])
+    assert interpretability["some"]["value"] == pytest.approx(some)
+    assert {name: entry["value"] for name, entry in found.items()} == pytest.approx(
+        {name: value[name] for name in ("scc", "modularity", "sap", "mig")}
+    )
+    for entry in (interpretability["all"], interpretability["each"]["a"], found["scc"], found["sap"], found["mig"]):
+        assert entry["low"] < entry["value"] < entry["high"] < entry["low"] + 0.5
+
+
+def test_paper_intervals_repeat_the_protocol_without_each_group():
+    codes, attributes = example()
+    kept = resampling.without_groups(len(codes), seed=3)
+    replicates = [paper_protocol(codes[rows], attributes[rows], ["a", "b", "c"]) for rows in kept]
+    found = paper_intervals(codes, attributes, ["a", "b", "c"], seed=3)
+    for metric in ("scc", "sap"):
+        samples = np.array([replicate[metric] for replicate in replicates])
+        expected = resampling.jackknife_interval(found[metric]["value"], samples)
+        assert (found[metric]["low"], found[metric]["high"]) == pytest.approx(expected)
+
+
+def test_paper_intervals_leave_undefined_attributes_out():
+    codes, attributes = example()
+    holey = np.column_stack([attributes, np.full(240, 0.1), attributes[:, 0]])
+    holey[9:, 4] = np.nan
+    found = paper_intervals(codes, holey, [*"abcde"], {"all": [*"abcde"], "none": ["d", "e"]})
+    alone = paper_intervals(codes, attributes, ["a", "b", "c"])
+    interpretability = found["interpretability"]
+    assert found["mig"] == alone["mig"]
+    assert interpretability["all"] == alone["interpretability"]["all"]
+    assert "constant" in interpretability["each"]["d"]["undefined"]
+    assert "known for 9 subjects" in interpretability["each"]["e"]["undefined"]
+    assert "constant" in interpretability["none"]["undefined"]
+    nothing = paper_intervals(codes, holey[:, 3:], ["d", "e"])
+    assert all("constant" in nothing[metric]["undefined"] for metric in ("scc", "modularity", "sap", "mig"))
+    assert nothing["interpretability"]["each"]["d"]["dimension"] == -1
+
+
+def test_paper_intervals_of_constant_codes_are_zero():
+    found = paper_intervals(np.ones((20, 3)), example(20)[1], ["a", "b", "c"])
+    assert found["mig"] == found["interpretability"]["all"] == {"value": 0, "low": 0, "high": 0}
+
+
+@pytest.mark.parametrize("groups", [{"all": ["a", "x"]}, {"none": []}, {"each": ["a"]}, {"all": "abc"}])
+def test_invalid_groups(groups):
+    with pytest.raises(ValueError, match="The group"):
+        paper_intervals(**broken(), groups=groups)
 
 
 @pytest.fixture
 def quick(monkeypatch):
     """Few resamples, groups and trees, where intervals are not the matter."""
-    monkeypatch.setattr(metrics, "RESAMPLES", 40)
-    monkeypatch.setattr(metrics, "GROUPS", 2)
-    monkeypatch.setitem(metrics.DCI_TREES, "n_estimators", 5)
-
-
-def halves(codes: np.ndarray, attributes: np.ndarray) -> tuple[np.ndarray, ...]:
-    half = len(codes) // 2
-    return codes[:half], attributes[:half], codes[half:], attributes[half:]
+    monkeypatch.setattr(resampling, "RESAMPLES", 40)
+    monkeypatch.setattr(resampling, "GROUPS", 2)
+    monkeypatch.setitem(disentanglement.DCI_TREES, "n_estimators", 5)
 
 
 def values(report: dict) -> list[float]:
@@ -95,34 +184,10 @@ def test_golden_paper_protocol(size):
     assert found["sap"] == pytest.approx(golden["SAP_score"], abs=1e-6)
     assert found["modularity"] == pytest.approx(golden["modularity_score"], abs=1e-3)
     assert found["mig"] == pytest.approx(golden["mig"], abs=1e-3)
-    rank = metrics._correlations(data["codes"], data["attributes"])[1]
-    assert np.allclose(metrics._significant(rank, data["attributes"]), data["spearman_thresholded"], atol=1e-6)
-
-
-def test_information_is_that_of_scikit_learn():
-    codes, attributes = example()
-    codes[:, 8] = 3
-    expected = np.column_stack(
-        [mutual_info_regression(codes[:, :8], column, random_state=1) for column in attributes.T]
+    rank = all_correlations(data["codes"], data["attributes"])[1]
+    assert np.allclose(
+        significant(rank[None], np.full((1, 6), len(data["codes"])))[0], data["spearman_thresholded"], atol=1e-6
     )
-    found = mutual_information(codes, attributes)
-    assert np.allclose(found[:8], expected, atol=1e-9)
-    assert (found[8] == 0).all()
-
-
-def test_information_of_tied_values_is_that_of_scikit_learn():
-    codes, attributes = (np.round(2 * array) for array in example(2000))
-    expected = np.mean([mutual_info_regression(codes[:, :1], attributes[:, 0], random_state=i) for i in range(5)])
-    found = np.mean([mutual_information(codes[:, :1], attributes[:, :1], seed=i) for i in range(5)])
-    assert found == pytest.approx(expected, abs=0.02)  # the jitter that parts the ties differs
-
-
-def test_information_leaves_missing_values_out():
-    codes, attributes = example()
-    attributes[:50, 1] = np.nan
-    found = mutual_information(codes, attributes)
-    assert np.allclose(found[:, 1:2], mutual_information(codes[50:], attributes[50:, 1:2]), atol=1e-9)
-    assert np.allclose(found[:, [0, 2]], mutual_information(codes, attributes[:, [0, 2]]), atol=1e-9)
 
 
 def test_paper_protocol_leaves_missing_values_out():
@@ -195,39 +260,6 @@ def test_dmig_by_the_formula(quick):
     assert found["value"] == pytest.approx(np.mean(expected), abs=2e-3)
 
 
-def test_jackknife_of_dmig_leaves_groups_out():
-    codes, attributes = example()
-    dimensions = np.array([4, 0, 7])
-    _, replicates = metrics._dmig_jackknife(codes, attributes, dimensions, seed=0)
-    groups = metrics._without_groups(len(codes), seed=0)
-    assert np.bincount(np.concatenate(groups)).tolist() == [9] * 240
-    for rows, found in zip(groups, replicates, strict=True):
-        z, a = codes[rows], attributes[rows]
-        assert found == pytest.approx(metrics._dmig(mutual_information(z, a), mutual_information(a, a), dimensions))
-
-
-def test_dci_by_the_formula(quick):
-    codes, attributes = example()
-    train_codes, train_attributes, test_codes, test_attributes = halves(codes, attributes)
-    models = [
-        GradientBoostingRegressor(**metrics.DCI_TREES, random_state=4).fit(train_codes, column)
-        for column in train_attributes.T
-    ]
-    importance = np.array([model.feature_importances_ for model in models])  # attributes × dimensions
-
-    def certainty(amounts):
-        shares = [amount / sum(amounts) for amount in amounts if amount > 0]
-        return 1 + sum(share * math.log(share, len(amounts)) for share in shares)
-
-    share = importance.sum(axis=0) / importance.sum()
-    disentanglement = sum(share[i] * certainty(importance[:, i]) for i in range(9) if share[i])
-    found = sound_protocol(*halves(codes, attributes), ["a", "b", "c"], seed=4)["dci"]
-    assert found["value"] == pytest.approx(disentanglement)
-    assert found["completeness"]["value"] == pytest.approx(np.mean([certainty(row) for row in importance]))
-    r2 = [model.score(test_codes, column) for model, column in zip(models, test_attributes.T, strict=True)]
-    assert found["informativeness"]["value"] == pytest.approx(np.mean(r2))
-
-
 def test_partial_scc_and_r2_by_the_formula(quick):
     codes, attributes = example()
     test_codes, test_attributes = halves(codes, attributes)[2:]
@@ -241,21 +273,6 @@ def test_partial_scc_and_r2_by_the_formula(quick):
     assert values(found["partial_scc"]) == pytest.approx(expected)
     assert values(found["scc"]) == pytest.approx(spearman(test_codes, test_attributes))
     assert values(found["r2"]) == pytest.approx(held_out_r2(*halves(codes, attributes)))
-
-
-def test_weights_count_a_subject_as_often():
-    codes, attributes = (np.round(array, 1) for array in example(40))  # with ties
-    attributes[::7, 2] = np.nan
-    weights = np.random.default_rng(0).integers(0, 4, 40)
-    repeated = [np.repeat(array, weights, axis=0) for array in (codes, attributes)]
-    ones = np.ones((1, len(repeated[0])))
-    drawn = weights[None].astype(float)
-    assert np.allclose(metrics._ranks(codes[:, 0], drawn)[0].repeat(weights), stats.rankdata(repeated[0][:, 0]))
-    assert np.allclose(metrics._scc(codes[:, :3], attributes, drawn)[0], spearman(*repeated))
-    partial = metrics._partial_scc(codes[:, :3], attributes, [True] * 3, drawn)
-    assert np.allclose(partial, metrics._partial_scc(repeated[0][:, :3], repeated[1], [True] * 3, ones))
-    line = metrics._r2(codes[:, :2], attributes[:, :2], codes[:, :2], attributes[:, :2], ["", ""])
-    assert np.allclose(line(drawn)[0], held_out_r2(codes, attributes[:, :2], repeated[0], repeated[1][:, :2]))
 
 
 def test_intervals_hold_the_truth_and_repeat():
@@ -272,13 +289,6 @@ def test_intervals_hold_the_truth_and_repeat():
         assert entry["low"] < entry["value"] < entry["high"] < entry["low"] + 0.6
     assert found == sound_protocol(*halves(codes, attributes), ["a", "b"])
     assert found["scc"]["low"] != sound_protocol(*halves(codes, attributes), ["a", "b"], seed=1)["scc"]["low"]
-
-
-def test_interval_of_the_jackknife_is_that_of_the_mean():
-    sample = np.random.default_rng(0).normal(size=40)
-    means = np.array([np.delete(sample, i).mean() for i in range(40)])
-    expected = stats.t.interval(0.95, 39, sample.mean(), stats.sem(sample))
-    assert metrics._jackknife_interval(sample.mean(), means) == pytest.approx(expected)
 
 
 def test_active_units_vary_over_test_subjects(quick):

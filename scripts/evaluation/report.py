@@ -1,0 +1,185 @@
+"""The files of an evaluation: metrics.json, the tables as Markdown and CSV, one row per subject, and the figures."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+
+from scripts.charts import correlation_figure, curves_figure, read_scalars, scatter_figure
+from scripts.checkpoint import save
+from scripts.evaluation.images import quality_summary
+from scripts.evaluation.interpretability import MODEL, CodeRow, both_protocols, code_rows
+from scripts.evaluation.samples import GeneratedSamples, SamplePairs
+from scripts.evaluation.tables import all_tables, table_rows, to_markdown
+from scripts.figures import reconstruction_figure, samples_figure, traversal_figure
+from scripts.metrics import partial_correlations, spearman
+from scripts.networks import VariationalAutoencoder
+from scripts.storage import atomic_path, output_folder, write_csv, write_json
+
+METHODS = {
+    ("introspective", True): "AR-SIVAE",
+    ("introspective", False): "SIVAE",
+    ("vae", True): "Attri-VAE",
+    ("vae", False): "β-VAE",
+}
+
+
+def method_name(family: str, regularize: bool) -> str:
+    """What the paper calls a method."""
+    return METHODS[family, bool(regularize)]
+
+
+def refuse_overlap(training: Sequence[Mapping[str, Any]], judged: Sequence[Mapping[str, Any]], section: str) -> None:
+    """Raise ValueError when a model would be judged on subjects that it, or a line through its codes, has learned from.
+
+    Args:
+        training, judged: items of a datalist.
+        section: that of the judged.
+    """
+    both = {item["subject"] for item in training} & {item["subject"] for item in judged}
+    if both:
+        raise ValueError(
+            f"{len(both)} of {len(judged)} subjects of section '{section}' are training subjects, the first: "
+            f"{min(both)}. A model is judged on unseen ones: set --section to test or validation."
+        )
+
+
+class EvaluationReport:
+    """Compute and write everything once the test and training subjects have gone through the network.
+
+    Args:
+        folder: gets ``metrics.json``, ``tables.md``, ``tables.csv``, ``subjects.csv``, ``examples.pt`` (images and
+            reconstructions, for a study to compare methods) and ``figures``.
+        description: of the run: goes into metrics.json as it is.
+        training, test: the handlers of each pass by name: ``records``, ``features``, ``predictions`` and, of the test,
+            ``quality`` and ``examples``.
+        network: the model.
+        samples: draws from the prior.
+        tensorboard_dir: of the training, for its curves; there are none where it does not exist.
+        warmup_epochs: of the training.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike,
+        description: Mapping[str, Any],
+        training: Mapping[str, Any],
+        test: Mapping[str, Any],
+        network: VariationalAutoencoder,
+        samples: GeneratedSamples,
+        tensorboard_dir: str | os.PathLike,
+        warmup_epochs: int = 0,
+    ) -> None:
+        self.folder, self.description = Path(folder), dict(description)
+        self.training, self.test, self.network, self.samples = training, test, network, samples
+        self.tensorboard_dir, self.warmup_epochs = Path(tensorboard_dir), warmup_epochs
+        self.names: list[str] = list(description["data"]["attributes"])
+        self.phases: list[str] = list(description["data"]["phases"])
+        self.seed: int = description["seed"]
+
+    def write(self) -> None:
+        """Write all files and print where they are."""
+        training, test = self.training["records"], self.test["records"]
+        rows = code_rows(
+            training,
+            test,
+            self.description["model"]["regularize"],
+            self.description["size_error"],
+            (self.training["predictions"].values, self.test["predictions"].values),
+            self.seed,
+        )
+        realism, pairs = self.samples.judge(self.training["features"].values, self.test["features"].values)
+        metrics = {
+            "description": self.description | {"dimensions": rows[MODEL].dimensions.tolist()},
+            "subjects": {"training": len(training.subjects), self.description["section"]: len(test.subjects)},
+            "images": quality_summary(self.test["quality"].rows, self.phases, self.seed),
+            "interpretability": both_protocols(rows, training.attributes, test.attributes, self.names, self.seed),
+            "realism": realism,
+        }
+        output_folder(self.folder, "eval_dir")
+        write_json(self.folder / "metrics.json", without_nan(metrics))
+        self.write_tables(metrics)
+        examples = self.test["examples"]
+        save({"images": examples.images, "reconstructions": examples.reconstructions}, self.folder / "examples.pt")
+        self.write_subjects()
+        for name, figure in self.figures(rows[MODEL], pairs):
+            with atomic_path(output_folder(self.folder / "figures") / f"{name}.png") as part:
+                figure.savefig(part)
+        print(f"Evaluation of {len(test.subjects)} subjects: {self.folder / 'tables.md'}")
+
+    def write_tables(self, metrics: Mapping[str, Any]) -> None:
+        """tables.md to read, tables.csv to compute with."""
+        tables = all_tables(metrics)
+        with atomic_path(self.folder / "tables.md") as part:
+            part.write_text("\n".join(to_markdown(table) for table in tables))
+        long = [row for table in tables for row in table_rows(table)]
+        write_csv(self.folder / "tables.csv", long, list(long[0]))
+
+    def write_subjects(self) -> None:
+        """subjects.csv: section, image quality, attributes and mean codes of every subject."""
+        rows = []
+        for section, handlers in ((self.description["section"], self.test), ("training", self.training)):
+            records = handlers["records"]
+            quality = handlers["quality"].rows if "quality" in handlers else [{}] * len(records.subjects)
+            for subject, measured, attributes, codes in zip(
+                records.subjects, quality, records.attributes, records.codes, strict=True
+            ):
+                values = dict(zip(self.names, attributes, strict=True)) | {f"z{k}": z for k, z in enumerate(codes)}
+                known = {key: f"{value:.7g}" for key, value in (measured | values).items() if not math.isnan(value)}
+                rows.append({"subject": subject, "section": section, **known})
+        columns = ["subject", "section", *self.test["quality"].rows[0], *self.names]
+        columns += [f"z{k}" for k in range(self.network.latent_dim)]
+        write_csv(self.folder / "subjects.csv", rows, columns)
+
+    def figures(self, codes: CodeRow, pairs: SamplePairs) -> Iterator[tuple[str, Figure]]:
+        """Name and figure, one at a time."""
+        training, test, examples = self.training["records"], self.test["records"], self.test["examples"]
+        method = self.description["method"]
+        yield (
+            "reconstructions",
+            reconstruction_figure(examples.images, {method: examples.reconstructions}, self.phases),
+        )
+        if self.description["model"]["regularize"]:
+            mean_codes = torch.as_tensor(training.codes, dtype=torch.float32, device=device_of(self.network))
+            self.network.eval()
+            yield (
+                "walks",
+                traversal_figure(
+                    self.network, mean_codes, self.names, self.phases, spearman(test.codes, test.attributes)
+                ),
+            )
+        own = [array[:, codes.dimensions] for array in (codes.training, codes.test)]
+        yield (
+            "scatter",
+            scatter_figure(
+                own[0], training.attributes, own[1], test.attributes, self.names, dimensions=codes.dimensions
+            ),
+        )
+        yield (
+            "correlations",
+            correlation_figure(partial_correlations(own[1], test.attributes), self.names, codes.dimensions),
+        )
+        if self.tensorboard_dir.is_dir():
+            yield "curves", curves_figure(read_scalars(self.tensorboard_dir), self.warmup_epochs)
+        if len(pairs.samples):
+            yield "samples", samples_figure(*pairs, self.phases, "distance in feature space")
+
+
+def device_of(network: torch.nn.Module) -> torch.device:
+    """Where a network's weights are."""
+    return next(network.parameters()).device
+
+
+def without_nan(value: Any) -> Any:
+    """The same with null for what is not finite, which JSON has no word for."""
+    if isinstance(value, Mapping):
+        return {str(key): without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

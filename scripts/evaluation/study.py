@@ -1,0 +1,184 @@
+"""A study: many trainings and evaluations, each an ordinary ``monai.bundle run``, that a scheduler can run as well."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+import unicodedata
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from scripts.cohort.datalist import read_datalist
+from scripts.cohort.split import SECTIONS, split_subjects
+from scripts.storage import atomic_path, output_folder, write_json
+
+METRICS = Path("eval") / "metrics.json"  # in the folder of a run: there once it is finished
+LOG = "run.log"
+
+
+class Run(NamedTuple):
+    """One training and its evaluation.
+
+    Args:
+        name: of its folder.
+        method, phases: as the study names them.
+        gamma: weight of the attribute loss; None for the one of the configs.
+        seed: of the training, and of the split where the study makes one.
+        folder: its output_dir.
+        commands: to be run one after the other.
+    """
+
+    name: str
+    method: str
+    phases: str
+    gamma: float | None
+    seed: int
+    folder: Path
+    commands: tuple[tuple[str, ...], ...]
+
+    @property
+    def finished(self) -> bool:
+        """Whether its evaluation is there."""
+        return (self.folder / METRICS).is_file()
+
+
+def plan(
+    config_dir: str | os.PathLike,
+    dataset_dir: str | os.PathLike,
+    datalist: str | os.PathLike,
+    output_dir: str | os.PathLike,
+    methods: Mapping[str, Sequence[str]],
+    inputs: Mapping[str, Sequence[str]],
+    seeds: Sequence[int],
+    gammas: Mapping[str, Sequence[float | None]],
+    overlays: Sequence[str],
+    overrides: Mapping[str, Any],
+    split: Sequence[float] | None = None,
+) -> list[Run]:
+    """Every combination of methods, inputs, seeds and weights of the attribute loss.
+
+    Args:
+        config_dir: of train.json, evaluate.json and the overlays.
+        dataset_dir, datalist: the cohort.
+        output_dir: gets a folder per run.
+        methods, inputs: name -> overlays.
+        seeds: of the runs.
+        gammas: method -> weights to try; null stands for that of the configs. A method that is not named has just that.
+        overlays: of all runs.
+        overrides: keys of all runs.
+        split: shares of training, validation and test, to draw the subjects of the datalist anew with each seed; None
+            keeps the sections of the datalist, so that seeds differ by training only.
+
+    Raises:
+        ValueError: for weights of a method that the study does not have.
+    """
+    unknown = set(gammas) - set(methods)
+    if unknown:
+        raise ValueError(
+            f"gammas name {', '.join(sorted(unknown))}, which is none of the methods {', '.join(methods)}."
+        )
+    output, runs = output_folder(output_dir), []
+    for seed, (phases, of_input), (method, of_method) in itertools.product(seeds, inputs.items(), methods.items()):
+        for gamma in gammas.get(method, [None]):
+            name = slug(f"{method} {phases} seed {seed}" + ("" if gamma is None else f" gamma {gamma:g}"))
+            keys = {
+                "dataset_dir": str(dataset_dir),
+                "datalist": str(seed_datalist(datalist, output, split, seed) if split else datalist),
+                "output_dir": str(output / name),
+                "seed": seed,
+                **({} if gamma is None else {"gamma": gamma}),
+                **overrides,
+            }
+            files = ["train.json", *overlays, *of_input, *of_method]
+            ceiling = {"ceiling_dir": str(output / slug(f"ceiling {phases} seed {seed}"))}
+            commands = (
+                command("training", [Path(config_dir) / file for file in files], keys),
+                command("run", [Path(config_dir) / file for file in [*files, "evaluate.json"]], keys | ceiling),
+            )
+            runs.append(Run(name, method, phases, gamma, seed, output / name, commands))
+    return runs
+
+
+def slug(name: str) -> str:
+    """A name that is safe as a folder's: lower case ASCII letters, digits, dots and underscores."""
+    plain = unicodedata.normalize("NFKD", name.replace("β", "beta")).encode("ascii", "ignore").decode().lower()
+    return re.sub(r"[^a-z0-9.]+", "_", plain).strip("_")
+
+
+def seed_datalist(datalist: str | os.PathLike, folder: Path, split: Sequence[float], seed: int) -> Path:
+    """Write the datalist with its subjects drawn into sections anew, unless that has been done."""
+    path = folder / f"datalist_seed_{seed}.json"
+    content = read_datalist(datalist)
+    items = {item["subject"]: item for name in SECTIONS for item in content.get(name, [])}
+    sections = split_subjects(list(items), split, seed)
+    for name in SECTIONS:
+        content[name] = [items[subject] for subject in sorted(items) if sections[subject] == name]
+        content[f"num{name.capitalize()}"] = len(content[name])
+    if not path.is_file() or json.loads(path.read_text()) != content:
+        write_json(path, content)
+    return path
+
+
+def command(run_id: str, files: Sequence[Path], keys: Mapping[str, Any]) -> tuple[str, ...]:
+    """One ``monai.bundle run``, argument by argument."""
+    values = {key: value if isinstance(value, str) else json.dumps(value) for key, value in keys.items()}
+    arguments = [
+        f"--config_file={[str(file) for file in files]}",
+        *(f"--{key}={value}" for key, value in values.items()),
+    ]
+    return (sys.executable, "-m", "monai.bundle", "run", run_id, *arguments)
+
+
+def write_list(runs: Sequence[Run], path: str | os.PathLike) -> None:
+    """Write the commands of the runs that are not finished, one run per line, for a cluster's scheduler."""
+    left = [run for run in runs if not run.finished]
+    with atomic_path(path) as part:
+        part.write_text("".join(" && ".join(map(shlex.join, run.commands)) + "\n" for run in left))
+    print(f"{len(left)} of {len(runs)} runs are left, one per line of {path}")
+
+
+def execute(runs: Sequence[Run], workers: int = 1) -> None:
+    """Run what is not finished; a run that fails does not stop the others.
+
+    What a run prints goes to ``run.log`` in its folder.
+
+    Args:
+        runs: of the plan.
+        workers: runs at a time.
+
+    Raises:
+        RuntimeError: at the end, naming the logs of the runs that failed.
+    """
+    left = [run for run in runs if not run.finished]
+    print(f"{len(runs) - len(left)} of {len(runs)} runs are finished.", flush=True)
+    # Runs of one input and seed share a ceiling, which must not be trained twice at a time: they keep their order.
+    shared = itertools.groupby(left, key=lambda run: (run.seed, run.phases))
+    with ThreadPoolExecutor(workers) as pool:
+        failed = list(itertools.chain(*pool.map(_execute_in_order, [list(group) for _, group in shared])))
+    if failed:
+        raise RuntimeError(
+            f"{len(failed)} of {len(runs)} runs failed: {', '.join(str(run.folder / LOG) for run in failed)}. "
+            "The others are finished; the same command tries these again."
+        )
+
+
+def _execute_in_order(runs: Sequence[Run]) -> list[Run]:
+    """Run them one after the other, and return those that failed."""
+    return [run for run in runs if not _succeeds(run)]
+
+
+def _succeeds(run: Run) -> bool:
+    print(f"{run.name} runs", flush=True)
+    log = output_folder(run.folder) / LOG
+    with open(log, "w") as file:
+        codes = (subprocess.run(args, stdout=file, stderr=subprocess.STDOUT).returncode for args in run.commands)
+        failed = any(codes)  # stops at the first that fails
+    print(f"{run.name} {f'failed: see {log}' if failed else 'is finished'}", flush=True)
+    return not failed

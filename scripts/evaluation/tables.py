@@ -1,0 +1,171 @@
+"""The tables of an evaluation, in the layout of the paper and beyond it, as Markdown and as rows of a CSV file."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from scripts.evaluation.images import QUALITIES
+from scripts.evaluation.interpretability import MODEL
+
+PAPER_COLUMNS = {"scc": "SCC", "modularity": "Modularity", "sap": "SAP", "mig": "MIG"}
+SOUND_COLUMNS = {"r2": "R²", "scc": "SCC", "partial_scc": "partial SCC", "dmig": "DMIG"}
+
+
+class Table(NamedTuple):
+    """A table of values with intervals.
+
+    Args:
+        key: short name, for the CSV file.
+        title: for people.
+        note: what the reader must know.
+        rows: row -> column -> ``{value, low, high}`` or ``{"undefined": reason}``; all rows have the same columns.
+    """
+
+    key: str
+    title: str
+    note: str
+    rows: Mapping[str, Mapping[str, Mapping[str, Any]]]
+
+
+def all_tables(metrics: Mapping[str, Any]) -> list[Table]:
+    """The tables of one ``metrics.json``, in reading order."""
+    description, interpretability = metrics["description"], metrics["interpretability"]
+    count = metrics["subjects"][description["section"]]
+    who = f"{description['method']}, seed {description['seed']}, {count} {description['section']} subjects"
+    return [
+        image_table(metrics["images"], who, description),
+        paper_table(interpretability["paper"], who),
+        attribute_table(interpretability["paper"][MODEL], who),
+        sound_table(interpretability["sound"], who, metrics["subjects"]["training"]),
+        sound_attribute_table(interpretability["sound"][MODEL], description),
+        realism_table(metrics["realism"], description),
+    ]
+
+
+def image_table(images: Mapping[str, Any], who: str, description: Mapping[str, Any]) -> Table:
+    """Image quality in the layout of the paper's Table 1."""
+    note = (
+        f"{who}. Reconstructions from mean codes; means over subjects. SSIM: 7x7 window, range 1; PSNR in dB; LPIPS: "
+        f"{description['lpips_net']} trunk (trained with {description['perceptual_trunk']}"
+        f"{'' if description['loss']['perceptual_weight'] else ', weight 0'}), comparable with no other trunk; MSE of "
+        "values that are not clipped."
+    )
+    rows = {group: {quality: values[quality] for quality in QUALITIES} for group, values in images.items()}
+    return Table("images", "Reconstruction (layout of Table 1)", note, rows)
+
+
+def paper_table(paper: Mapping[str, Any], who: str) -> Table:
+    """The paper's protocol in the layout of its Table 2."""
+    note = (
+        f"{who}. Paper protocol, to compare with published tables: dimensions are chosen, and lines fitted, on the "
+        "very subjects that are scored. Published figures are of sampled z. Read a value only beside those of noise, "
+        "of a mere size axis and of the oracle."
+    )
+    groups = [group for row in paper.values() for group in row.get("interpretability", {}) if group != "each"]
+    rows = {}
+    for name, row in paper.items():
+        rows[name] = {title: row.get(key, row) for key, title in PAPER_COLUMNS.items()}
+        rows[name] |= {
+            f"Interp. {group}": row.get("interpretability", {}).get(group, row) for group in dict.fromkeys(groups)
+        }
+    return Table("paper", "Interpretability, paper protocol (layout of Table 2)", note, rows)
+
+
+def attribute_table(row: Mapping[str, Any], who: str) -> Table:
+    """Interpretability per attribute, in the layout of the paper's Appendix B."""
+    each = row.get("interpretability", {}).get("each", {})
+    rows = {
+        name: {"dimension": {"text": str(values["dimension"])}, "Interpretability": values}
+        for name, values in each.items()
+    }
+    note = (
+        f"{who}. Paper protocol: the dimension with the most mutual information, counted from 0, and the R² of a line."
+    )
+    return Table("attributes", "Interpretability per attribute (layout of Appendix B)", note, rows)
+
+
+def sound_table(sound: Mapping[str, Any], who: str, training: int) -> Table:
+    """The sound protocol of every row."""
+    note = (
+        f"{who}. Sound protocol: mean codes, each attribute on its own dimension, lines and trees fitted on {training} "
+        "training subjects and scored on the others. Partial SCC and DMIG tell attributes apart from mere size. "
+        "Intervals are of the subjects, not of another training."
+    )
+    rows = {}
+    for name, row in sound.items():
+        dci = row.get("dci", row)
+        rows[name] = {title: row.get(key, row) for key, title in SOUND_COLUMNS.items()}
+        rows[name] |= {
+            "DCI disentanglement": dci,
+            "DCI completeness": dci.get("completeness", dci),
+            "DCI informativeness": dci.get("informativeness", dci),
+            "active units": row.get("active_units", row),
+        }
+    return Table("sound", "Interpretability, sound protocol", note, rows)
+
+
+def sound_attribute_table(row: Mapping[str, Any], description: Mapping[str, Any]) -> Table:
+    """The sound protocol per attribute."""
+    names = description["data"]["attributes"]
+    rows = {
+        name: {"dimension": {"text": str(dimension)}}
+        | {title: row.get(key, row).get("per_attribute", {}).get(name, row) for key, title in SOUND_COLUMNS.items()}
+        for name, dimension in zip(names, description["dimensions"], strict=True)
+    }
+    how = (
+        "that was regularized for it" if description["model"]["regularize"] else "that follows it in training subjects"
+    )
+    return Table("sound_attributes", "Sound protocol per attribute", f"Each attribute on the dimension {how}.", rows)
+
+
+def realism_table(realism: Mapping[str, Any], description: Mapping[str, Any]) -> Table:
+    """Realism of generated images beside that of training images, and memorization."""
+    note = (
+        f"Features of {description['feature_trunk']}; {description['generated_samples']} images from the prior. A "
+        "perfect generator has the second column's value. Memorization: share of generated images nearer to a training "
+        "image than nearly all test images are, and what to expect of that share."
+    )
+    rows = {
+        name: {"generated": realism[key], "training images": realism[f"{key}_reference"]}
+        for key, name in (("kid", "KID"), ("frechet", "Fréchet distance"))
+    }
+    copies = realism["memorization"]
+    rows["memorization"] = {"generated": copies, "training images": {"text": f"expected {number(copies['expected'])}"}}
+    return Table("realism", "Realism of generated images", note, rows)
+
+
+def to_markdown(table: Table) -> str:
+    """A heading, the note and the table; reasons of undefined values stand below."""
+    columns = list(next(iter(table.rows.values()), {}))
+    lines = [f"## {table.title}", "", table.note, ""]
+    lines += [f"| | {' | '.join(columns)} |", f"|{'---|' * (len(columns) + 1)}"]
+    lines += [f"| {name} | {' | '.join(cell(row[column]) for column in columns)} |" for name, row in table.rows.items()]
+    reasons = sorted(
+        {value["undefined"] for row in table.rows.values() for value in row.values() if value.get("undefined")}
+    )
+    lines += [""] * bool(reasons) + [f"n/a: {reason}." for reason in reasons]
+    return "\n".join(lines) + "\n"
+
+
+def table_rows(table: Table) -> Iterator[dict[str, Any]]:
+    """One row per value, for a CSV file."""
+    for name, row in table.rows.items():
+        for column, value in row.items():
+            known = {key: value.get(key, "") for key in ("value", "low", "high", "undefined")}
+            yield {"table": table.key, "row": name, "column": column, **known, "text": value.get("text", "")}
+
+
+def cell(value: Mapping[str, Any]) -> str:
+    """A value with its interval, as people read it."""
+    if "text" in value:
+        return value["text"]
+    if value.get("undefined") or not math.isfinite(value.get("value", math.nan)):
+        return "n/a"
+    return f"{number(value['value'])} [{number(value['low'])}, {number(value['high'])}]"
+
+
+def number(value: float) -> str:
+    """Three significant digits, and never more than four decimals but for tiny values."""
+    return f"{value:.3g}" if abs(value) < 0.1 or abs(value) >= 100 else f"{value:.{2 if abs(value) >= 10 else 3}f}"

@@ -1,0 +1,23 @@
+"""Interpretability metrics: the public protocols. What they are made of lies in the modules beside."""
+
+from scripts.metrics.protocols import (
+    held_out_r2,
+    mean_spearman,
+    paper_intervals,
+    paper_protocol,
+    partial_correlations,
+    reference_codes,
+    sound_protocol,
+    spearman,
+)
+
+__all__ = [
+    "held_out_r2",
+    "mean_spearman",
+    "paper_intervals",
+    "paper_protocol",
+    "partial_correlations",
+    "reference_codes",
+    "sound_protocol",
+    "spearman",
+]

@@ -1,0 +1,104 @@
+"""Evaluation and study as their users run them: the real command line, on a phantom cohort."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from scripts.cohort.phantom import write_cohort
+from scripts.cohort.prepare import prepare
+from scripts.storage import read_csv
+from tests.test_bundle import bundle
+
+TINY = {"spatial_size": [32, 32], "spacing": 5, "channels": [8, 8], "latent_dim": 8, "batch_size": 6}
+TINY |= {"perceptual_weight": 0, "max_epochs": 2, "warmup_epochs": 0, "generated_samples": 12}
+TINY |= {"ceiling_epochs": 2, "ceiling_channels": [8, 8]}
+FIGURES = {"reconstructions", "walks", "scatter", "correlations", "curves", "samples"}
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory):
+    """Phantoms, enough of them for every metric, and their datalist."""
+    root = tmp_path_factory.mktemp("cohort")
+    write_cohort(root / "scans", subjects=24, seed=5, cine_fraction=0, failing=0)
+    prepare(root / "scans", root, split=(0.5, 0.05, 0.45))
+    return root
+
+
+@pytest.fixture(scope="module")
+def study(cohort):
+    """All methods and two of the inputs from one command."""
+    code, text = bundle(
+        *("run", "study.json"),
+        **{"dataset_dir": str(cohort / "scans"), "datalist": str(cohort / "datalist.json")},
+        **{"output_dir": str(cohort / "study"), "overlays": ["compact.json"], "seeds": [0], "overrides": TINY},
+        **{"inputs": {"ED+ES": [], "ES": ["es.json"]}, "workers": 2},
+    )
+    assert code == 0, text[-3000:]
+    return cohort / "study"
+
+
+@pytest.mark.slow
+def test_all_methods_stand_in_one_table(study):
+    text = (study / "study.md").read_text()
+    assert text.startswith("# Study\n\n8 of 8 runs.")
+    for phases in ("ED+ES", "ES"):
+        part = text.split(f"## Input {phases}\n")[1].split("\n## Input")[0]
+        for method in ("AR-SIVAE", "SIVAE", "Attri-VAE", "β-VAE"):
+            assert part.count(f"\n| {method} |") >= 3  # reconstruction and both protocols
+        for row in ("noise", "heart size", "oracle", "supervised ceiling"):
+            assert f"| *{row}* |" in part
+        assert "n/a" not in part.split("sound protocol")[0]
+    tests = {(row["input"], row["method"]) for row in read_csv(study / "tests.csv")}
+    assert ("ES", "β-VAE") in tests
+
+
+@pytest.mark.slow
+def test_an_evaluation_writes_what_it_promises(study):
+    folder = study / "ar_sivae_ed_es_seed_0" / "eval"
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["description"]["method"] == "AR-SIVAE"
+    assert metrics["subjects"]["test"] >= 10
+    assert set(metrics["images"]) == {"All", "ED", "ES"}
+    assert {"value", "low", "high"} <= set(metrics["interpretability"]["sound"]["model"]["partial_scc"])
+    assert {path.stem for path in (folder / "figures").iterdir()} == FIGURES
+    assert "Reconstruction (layout of Table 1)" in (folder / "tables.md").read_text()
+    rows = read_csv(folder / "subjects.csv")
+    assert {row["section"] for row in rows} == {"training", "test"}
+    assert all(float(row["SSIM_ED"]) <= 1 for row in rows if row["section"] == "test")
+    assert {"LVEDV", "z0", "z7"} <= set(rows[0])
+
+
+@pytest.mark.slow
+def test_methods_without_attribute_loss_have_no_walks(study):
+    assert not (study / "sivae_ed_es_seed_0" / "eval" / "figures" / "walks.png").exists()
+
+
+@pytest.mark.slow
+def test_a_ceiling_serves_all_methods_of_an_input(study):
+    assert {path.name for path in study.glob("ceiling_*/ceiling.pt")} == {"ceiling.pt"}
+    assert len(list(study.glob("ceiling_*"))) == 2
+
+
+def evaluate(cohort, study, **changes):
+    run = study / "beta_vae_es_seed_0"
+    paths = {"dataset_dir": str(cohort / "scans"), "datalist": str(cohort / "datalist.json"), "output_dir": str(run)}
+    files = ("train.json", "compact.json", "es.json", "beta_vae.json", "evaluate.json")
+    return bundle("run", *files, **(paths | TINY | {"eval_dir": str(cohort / "again")} | changes))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"section": "training"}, "of section 'training' are training subjects"),
+        ({"section": "tset"}, "has no subject in tset"),
+        ({"attributes": ["LVESV", "RVESV"]}, "attributes is ['LVESV', 'RVESV'], was ['LVESV', 'RVESV', 'MyoESV']"),
+        ({"lpips_nett": "alex"}, "did you mean 'lpips_net'?"),
+    ],
+)
+def test_mistakes_are_explained(changes, message, cohort, study):
+    code, text = evaluate(cohort, study, **changes)
+    assert code != 0
+    assert message in text

@@ -1,0 +1,120 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from scripts.evaluation.gather import gather, mean_sd, paired_tests
+from scripts.evaluation.interpretability import MODEL, SAMPLED
+from scripts.evaluation.study import METRICS, Run
+from scripts.storage import read_csv, write_csv
+
+NAMES = ["LVEDV", "RVEDV"]
+SUBJECTS = [f"s{k:02}" for k in range(30)]
+
+
+def number(value):
+    return {"value": value, "low": value - 0.1, "high": value + 0.1}
+
+
+def protocol(value):
+    keys = ("scc", "modularity", "sap", "mig", "r2", "partial_scc", "dmig", "dci", "active_units")
+    return {key: number(value) for key in keys} | {"interpretability": {"all": number(value)}}
+
+
+def finished_run(root, method, seed, ssim, error, gamma=None, subjects=SUBJECTS):
+    """A run whose codes are the attributes with an error."""
+    run = Run(f"{method}-{seed}-{gamma}", method, "ED", gamma, seed, root / f"{method}-{seed}-{gamma}", ())
+    folder = run.folder / METRICS.parent
+    folder.mkdir(parents=True)
+    description = {"section": "test", "dimensions": [0, 1], "data": {"attributes": NAMES, "phases": ["ED"]}}
+    description |= {"loss": {"gamma": 1 if gamma is None else gamma}}
+    rows = {MODEL: protocol(1 - error), SAMPLED: protocol(0.5), "oracle": protocol(1.0)}
+    images = {"All": {"SSIM": number(ssim), "LPIPS": number(0.2), "PSNR": number(20), "MSE": number(0.01)}}
+    metrics = {"description": description, "images": images, "realism": {"kid": number(2)}}
+    metrics["interpretability"] = {"paper": rows, "sound": rows}
+    (run.folder / METRICS).write_text(json.dumps(metrics))
+    table, rng = [], np.random.default_rng(seed)
+    for section, names in (("training", [f"t{k}" for k in range(30)]), ("test", subjects)):
+        for name in names:
+            volumes = rng.normal(100, 20, 2)
+            codes = volumes + 20 * error * np.random.default_rng([seed, len(table)]).standard_normal(2)
+            quality = {"SSIM_ED": ssim + 0.01 * rng.standard_normal(), "LPIPS_ED": 0.2, "MSE_ED": 0.01}
+            values = dict(zip(NAMES, volumes, strict=True)) | {"z0": codes[0], "z1": codes[1]}
+            table.append({"subject": name, "section": section, **(quality if section == "test" else {}), **values})
+    write_csv(
+        folder / "subjects.csv", table, ["subject", "section", "SSIM_ED", "LPIPS_ED", "MSE_ED", *NAMES, "z0", "z1"]
+    )
+    torch.save({"images": torch.rand(2, 1, 8, 8), "reconstructions": torch.rand(2, 1, 8, 8)}, folder / "examples.pt")
+    return run
+
+
+@pytest.fixture
+def runs(tmp_path):
+    return [
+        finished_run(tmp_path, method, seed, ssim + 0.1 * seed, error)
+        for seed in (0, 1)
+        for method, ssim, error in (("ours", 0.5, 0.1), ("theirs", 0.6, 2.0))
+    ]
+
+
+def test_a_table_has_mean_and_sd_over_seeds(runs, tmp_path):
+    gather(runs, tmp_path)
+    text = (tmp_path / "study.md").read_text()
+    assert "| ours | 0.550 ± 0.0707 |" in text
+    assert "| *oracle* | 1.000 ± 0" in text
+    assert "| theirs, sampled z | " in text
+    assert {path.name for path in (tmp_path / "figures").iterdir()} == {"reconstructions_ED.png", "pareto_ED.png"}
+
+
+def test_the_csv_has_every_run_and_number(runs, tmp_path):
+    gather(runs, tmp_path)
+    rows = read_csv(tmp_path / "study.csv")
+    found = [row["value"] for row in rows if (row["column"], row["run"]) == ("SSIM", "theirs-1-None")]
+    assert [float(value) for value in found] == pytest.approx([0.7])
+
+
+def test_missing_runs_are_named_and_left_out(runs, tmp_path):
+    missing = runs[0]._replace(name="absent", folder=tmp_path / "absent")
+    gather([*runs, missing], tmp_path)
+    assert "4 of 5 runs" in (tmp_path / "study.md").read_text()
+    assert "left out: absent" in (tmp_path / "study.md").read_text()
+    with pytest.raises(ValueError, match="none of the 1 runs is finished"):
+        gather([missing], tmp_path)
+
+
+def test_the_better_method_is_found_on_the_same_subjects(runs):
+    tests = {test["column"]: test for test in paired_tests(runs)}
+    assert tests["SSIM"]["difference"] == pytest.approx(0.1, abs=0.01)
+    assert tests["SSIM"]["p"] < 0.01
+    assert tests["SCC"]["difference"] < 0
+    assert tests["SCC"]["p"] < 0.01
+    assert tests["LPIPS"]["difference"] == 0
+    assert tests["LPIPS"]["p"] == 1
+    assert tests["SSIM"]["seeds"] == 2
+
+
+def test_the_order_of_codes_of_a_method_without_attributes_does_not_matter(tmp_path):
+    """Codes that fall with the attribute are as good as codes that rise with it."""
+    ours, theirs = (finished_run(tmp_path, name, 0, 0.5, 0.1) for name in ("ours", "theirs"))
+    path = theirs.folder / METRICS.parent / "subjects.csv"
+    rows = read_csv(path)
+    write_csv(path, [row | {"z0": -float(row["z0"])} for row in rows], list(rows[0]))
+    tests = {test["column"]: test for test in paired_tests([ours, theirs])}
+    assert tests["SCC"]["difference"] == pytest.approx(0)
+    assert tests["R²"]["difference"] == pytest.approx(0)
+
+
+def test_methods_that_were_judged_on_other_subjects_are_not_compared(tmp_path):
+    runs = [
+        finished_run(tmp_path, "ours", 0, 0.5, 0.1),
+        finished_run(tmp_path, "theirs", 0, 0.5, 0.1, subjects=SUBJECTS[1:]),
+    ]
+    with pytest.raises(ValueError, match="theirs and ours were judged on different subjects"):
+        list(paired_tests(runs))
+
+
+def test_a_mean_tells_how_many_runs_it_is_of():
+    assert mean_sd([0.5, float("nan"), 0.7]) == "0.600 ± 0.141 (2)"
+    assert mean_sd([float("nan")]) == "n/a"
+    assert mean_sd([0.5]) == "0.500"

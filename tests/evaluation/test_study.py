@@ -1,0 +1,92 @@
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from scripts.evaluation.study import METRICS, Run, execute, plan, slug, write_list
+
+METHODS = {"AR-SIVAE": [], "β-VAE": ["beta_vae.json"]}
+
+
+@pytest.fixture
+def datalist(tmp_path):
+    items = [{"subject": f"s{k:02}"} for k in range(10)]
+    path = tmp_path / "datalist.json"
+    path.write_text(json.dumps({"training": items[:8], "validation": [], "test": items[8:]}))
+    return path
+
+
+def planned(datalist, tmp_path, **changes):
+    options = {
+        **{"methods": METHODS, "inputs": {"ED+ES": [], "ED": ["ed.json"]}, "seeds": [0, 1], "gammas": {}},
+        **{"overlays": ["compact.json"], "overrides": {"max_epochs": 2}},
+    } | changes
+    return plan("configs", "scans", datalist, tmp_path / "study", **options)
+
+
+def test_every_combination_has_a_folder_of_its_own(datalist, tmp_path):
+    runs = planned(datalist, tmp_path)
+    assert len({run.folder for run in runs}) == len(runs) == 8
+    assert runs[0].folder.name == "ar_sivae_ed_es_seed_0"
+
+
+def test_a_run_is_a_training_and_an_evaluation_with_the_same_keys(datalist, tmp_path):
+    run = planned(datalist, tmp_path)[3]
+    training, evaluation = run.commands
+    assert training[1:5] == ("-m", "monai.bundle", "run", "training")
+    assert "'configs/compact.json', 'configs/ed.json', 'configs/beta_vae.json']" in training[5]
+    assert evaluation[5].endswith("'configs/beta_vae.json', 'configs/evaluate.json']")
+    for key in ("--seed=0", "--max_epochs=2", f"--output_dir={run.folder}"):
+        assert key in training
+        assert key in evaluation
+
+
+def test_weights_of_the_attribute_loss_are_runs_of_their_own(datalist, tmp_path):
+    runs = planned(datalist, tmp_path, gammas={"AR-SIVAE": [None, 0.5, 5]}, seeds=[0], inputs={"ED": ["ed.json"]})
+    assert [run.gamma for run in runs] == [None, 0.5, 5, None]
+    assert "--gamma=0.5" in runs[1].commands[0]
+    assert not any("gamma" in argument for argument in runs[0].commands[0])
+    with pytest.raises(ValueError, match="gammas name AR-SIVEA"):
+        planned(datalist, tmp_path, gammas={"AR-SIVEA": [1]})
+
+
+def test_a_split_draws_the_same_subjects_for_all_methods_of_a_seed(datalist, tmp_path):
+    runs = planned(datalist, tmp_path, split=[0.5, 0.2, 0.3])
+    lists = {(run.seed, argument) for run in runs for argument in run.commands[0] if argument.startswith("--datalist=")}
+    assert len(lists) == 2
+    first, second = (json.loads(Path(argument.split("=")[1]).read_text()) for _, argument in sorted(lists))
+    assert [len(first[name]) for name in ("training", "validation", "test")] == [5, 2, 3]
+    assert first["test"] != second["test"]
+
+
+def fake(tmp_path, name, code):
+    folder = tmp_path / name
+    script = f"import pathlib, sys; p = pathlib.Path({str(folder / METRICS)!r})\n"
+    script += f"if {code}: sys.exit('broken')\np.parent.mkdir(); p.write_text('{{}}'); print('ran')"
+    return Run(name, "m", "ED", None, 0, folder, ((sys.executable, "-c", script),))
+
+
+def test_a_failing_run_does_not_stop_the_others_and_finished_ones_are_not_redone(tmp_path, capsys):
+    runs = [fake(tmp_path, "bad", 1), fake(tmp_path, "good", 0)]
+    with pytest.raises(RuntimeError, match=r"1 of 2 runs failed: .*bad.run.log"):
+        execute(runs)
+    assert "broken" in (tmp_path / "bad" / "run.log").read_text()
+    assert runs[1].finished
+    (tmp_path / "good" / "run.log").unlink()
+    with pytest.raises(RuntimeError):
+        execute(runs)
+    assert not (tmp_path / "good" / "run.log").exists()
+
+
+def test_the_list_for_a_scheduler_has_what_is_left(tmp_path):
+    runs = [fake(tmp_path, "done", 0), fake(tmp_path, "left", 0)]
+    execute(runs[:1])
+    write_list(runs, tmp_path / "runs.txt")
+    lines = (tmp_path / "runs.txt").read_text().splitlines()
+    assert "left" in "\n".join(lines)
+    assert "done" not in "\n".join(lines)
+
+
+def test_slugs_are_plain():
+    assert slug("β-VAE ED+ES seed 0 gamma 0.5") == "beta_vae_ed_es_seed_0_gamma_0.5"

@@ -1,0 +1,49 @@
+import pytest
+
+from scripts.evaluation.tables import Table, cell, number, paper_table, sound_table, table_rows, to_markdown
+
+VALUE = {"value": 0.5, "low": 0.4, "high": 0.6}
+NOTHING = {"value": float("nan"), "low": float("nan"), "high": float("nan"), "undefined": "too few subjects"}
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.51234, "0.512"), (0.0012345, "0.00123"), (12.3456, "12.35"), (1234.5, "1.23e+03"), (-0.7, "-0.700")],
+)
+def test_numbers_have_three_digits(value, text):
+    assert number(value) == text
+
+
+def test_a_cell_shows_its_interval_or_that_there_is_none():
+    assert cell(VALUE) == "0.500 [0.400, 0.600]"
+    assert cell(NOTHING) == "n/a"
+    assert cell({"text": "3"}) == "3"
+
+
+def test_markdown_gives_the_reason_of_what_is_undefined():
+    text = to_markdown(Table("key", "Title", "Note.", {"model": {"SCC": VALUE, "MIG": NOTHING}}))
+    assert "| model | 0.500 [0.400, 0.600] | n/a |" in text
+    assert text.endswith("n/a: too few subjects.\n")
+
+
+def test_the_csv_has_one_row_per_value():
+    rows = list(table_rows(Table("key", "Title", "", {"model": {"SCC": VALUE, "MIG": NOTHING}})))
+    assert [row["column"] for row in rows] == ["SCC", "MIG"]
+    assert rows[0]["low"] == 0.4
+    assert rows[1]["undefined"] == "too few subjects"
+
+
+def test_an_undefined_protocol_fills_its_row():
+    metrics = dict.fromkeys(("scc", "modularity", "sap", "mig"), VALUE)
+    paper = {"model": {"undefined": "3 subjects"}, "oracle": metrics | {"interpretability": {"all": VALUE, "each": {}}}}
+    table = paper_table(paper, "who")
+    assert cell(table.rows["model"]["Interp. all"]) == cell(table.rows["model"]["SCC"]) == "n/a"
+    assert cell(table.rows["oracle"]["Interp. all"]) == "0.500 [0.400, 0.600]"
+
+
+def test_parts_of_dci_stand_in_columns_of_their_own():
+    row = dict.fromkeys(("r2", "scc", "partial_scc", "dmig", "active_units"), VALUE)
+    row["dci"] = VALUE | {"completeness": VALUE | {"value": 0.1}, "informativeness": NOTHING}
+    shown = sound_table({"model": row}, "who", 20).rows["model"]
+    assert shown["DCI completeness"]["value"] == 0.1
+    assert cell(shown["DCI informativeness"]) == "n/a"

@@ -191,16 +191,14 @@ class StackAttributesd(Transform):
 
 
 class RandAffineHeartd(RandAffined):
-    """Rotate, shift, zoom and stretch the image at random in one resampling, and scale the attributes with the area.
+    """Rotate, shift and zoom the image at random in one resampling, and scale the attributes with the area.
 
-    An in-plane zoom of f at a fixed slice distance scales every area and volume by f², and no fraction. A stretch
-    changes the shape of the heart and leaves its area.
+    An in-plane zoom of f at a fixed slice distance scales every area and volume by f², and no fraction.
 
     Args:
         keys: images (C, H, W), all moved alike.
         zoom_range: smallest and largest f; (1, 1) never zooms.
         names: attributes in the vector ``attributes``.
-        max_stretch: largest e by which one axis is lengthened by exp(e) and the other shortened by as much.
         kwargs: of ``RandAffined``, but for ``scale_range``.
     """
 
@@ -209,14 +207,13 @@ class RandAffineHeartd(RandAffined):
         keys: Sequence[str],
         zoom_range: Sequence[float],
         names: Sequence[str],
-        max_stretch: float = 0.0,
         **kwargs: Any,
     ) -> None:
         smallest, largest = zoom_range
         super().__init__(keys, scale_range=((1 / largest - 1, 1 / smallest - 1),), **kwargs)
         grid = self.rand_affine.rand_affine_grid
         ranges = (grid.rotate_range, grid.shear_range, grid.translate_range, grid.scale_range)
-        self.rand_affine.rand_affine_grid = _StretchedAffineGrid(max_stretch, *ranges)
+        self.rand_affine.rand_affine_grid = _IsotropicAffineGrid(*ranges)
         self.power = torch.tensor([in_plane_power(name) for name in names])
 
     def __call__(self, data: Mapping[Hashable, Any], lazy: bool | None = None) -> dict[Hashable, Any]:
@@ -230,18 +227,12 @@ class RandAffineHeartd(RandAffined):
         return item
 
 
-class _StretchedAffineGrid(RandAffineGrid):
-    """Scale both axes alike, but for a stretch that keeps the area."""
-
-    def __init__(self, max_stretch: float, *ranges: Any) -> None:
-        super().__init__(*ranges)
-        self.max_stretch = max_stretch
+class _IsotropicAffineGrid(RandAffineGrid):
+    """Scale both axes alike."""
 
     def randomize(self, data: Any | None = None) -> None:
         super().randomize(data)
-        stretch = float(np.exp(self.R.uniform(-self.max_stretch, self.max_stretch)))
-        scale = self.scale_params[0]
-        self.scale_params = [scale * stretch, scale / stretch]
+        self.scale_params = [self.scale_params[0]] * 2
 
 
 def checked_phases(phases: Sequence[str]) -> tuple[str, ...]:

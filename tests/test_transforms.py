@@ -161,8 +161,7 @@ def test_zoom_scales_volumes_by_its_square(zoom):
 
 def test_attributes_follow_the_zoom_that_the_image_got():
     disc = torch.from_numpy((np.hypot(*np.mgrid[-32:32, -32:32]) < 12).astype(np.float32))[None]
-    options = {"rotate_range": 0.3, "shear_range": (0.2, 0.2), "max_stretch": 0.2}
-    move = RandAffineHeartd(["image"], (0.7, 1.5), ["LVEDV"], prob=1, **options)
+    move = RandAffineHeartd(["image"], (0.7, 1.5), ["LVEDV"], prob=1, rotate_range=0.3)
     for _ in range(5):
         item = move({"image": disc, "attributes": torch.ones(1)})
         assert float(item["attributes"]) == pytest.approx(float(item["image"].sum() / disc.sum()), rel=0.03)
@@ -176,16 +175,6 @@ def test_zoom_does_not_distort():
             np.argwhere(move({"image": disc, "attributes": torch.ones(1)})["image"][0].numpy() > 0.5), axis=0
         )
         assert abs(extent[0] - extent[1]) <= 1
-
-
-def test_a_stretch_distorts_and_keeps_the_area():
-    disc = torch.from_numpy((np.hypot(*np.mgrid[-32:32, -32:32]) < 12).astype(np.float32))[None]
-    move = RandAffineHeartd(["image"], (1, 1), ["LVEDV"], max_stretch=0.3, prob=1).set_random_state(1)
-    item = move({"image": disc, "attributes": torch.ones(1)})
-    extent = np.ptp(np.argwhere(item["image"][0].numpy() > 0.5), axis=0)
-    assert abs(extent[0] - extent[1]) > 1
-    assert float(item["image"].sum() / disc.sum()) == pytest.approx(1, rel=0.03)
-    assert float(item["attributes"]) == pytest.approx(1)
 
 
 def test_without_a_zoom_volumes_stay():

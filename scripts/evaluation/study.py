@@ -10,7 +10,7 @@ import shlex
 import subprocess
 import sys
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +21,7 @@ from scripts.storage import atomic_path, output_folder, write_json
 
 METRICS = Path("eval") / "metrics.json"  # in the folder of a run: there once it is finished
 LOG = "run.log"
+DEFAULT = "default"
 
 
 class Run(NamedTuple):
@@ -57,7 +58,7 @@ def plan(
     methods: Mapping[str, Sequence[str]],
     inputs: Mapping[str, Sequence[str]],
     seeds: Sequence[int],
-    gammas: Mapping[str, Sequence[float | None]],
+    gammas: Mapping[str, Sequence[float | str]],
     overlays: Sequence[str],
     overrides: Mapping[str, Any],
     split: Sequence[float] | None = None,
@@ -70,23 +71,20 @@ def plan(
         output_dir: gets a folder per run.
         methods, inputs: name -> overlays.
         seeds: of the runs.
-        gammas: method -> weights to try; null stands for that of the configs. A method that is not named has just that.
+        gammas: method -> weights to try; "default" is that of the configs, and all that a method has that is not named.
         overlays: of all runs.
         overrides: keys of all runs.
         split: shares of training, validation and test, to draw the subjects of the datalist anew with each seed; None
             keeps the sections of the datalist, so that seeds differ by training only.
 
     Raises:
-        ValueError: for weights of a method that the study does not have.
+        ValueError: for weights of a method that the study does not have, or that are no numbers.
     """
-    unknown = set(gammas) - set(methods)
-    if unknown:
-        raise ValueError(
-            f"gammas name {', '.join(sorted(unknown))}, which is none of the methods {', '.join(methods)}."
-        )
+    check_gammas(gammas, methods)
     output, runs = output_folder(output_dir), []
     for seed, (phases, of_input), (method, of_method) in itertools.product(seeds, inputs.items(), methods.items()):
-        for gamma in gammas.get(method, [None]):
+        for weight in gammas.get(method, [DEFAULT]):
+            gamma = None if weight == DEFAULT else float(weight)
             name = slug(f"{method} {phases} seed {seed}" + ("" if gamma is None else f" gamma {gamma:g}"))
             keys = {
                 "dataset_dir": str(dataset_dir),
@@ -104,6 +102,16 @@ def plan(
             )
             runs.append(Run(name, method, phases, gamma, seed, output / name, commands))
     return runs
+
+
+def check_gammas(gammas: Mapping[str, Sequence[float | str]], methods: Iterable[str]) -> None:
+    """Raise ValueError for a method that is not there, or a weight that is neither a number nor "default"."""
+    for method, weights in gammas.items():
+        if method not in methods:
+            raise ValueError(f"gammas name {method}, which is none of the methods {', '.join(methods)}.")
+        wrong = [weight for weight in weights if weight != DEFAULT and not isinstance(weight, int | float)]
+        if wrong:
+            raise ValueError(f"gammas of {method} hold {wrong[0]!r}: expected numbers or '{DEFAULT}'.")
 
 
 def slug(name: str) -> str:

@@ -43,12 +43,14 @@ def test_a_run_is_a_training_and_an_evaluation_with_the_same_keys(datalist, tmp_
 
 
 def test_weights_of_the_attribute_loss_are_runs_of_their_own(datalist, tmp_path):
-    runs = planned(datalist, tmp_path, gammas={"AR-SIVAE": [None, 0.5, 5]}, seeds=[0], inputs={"ED": ["ed.json"]})
+    runs = planned(datalist, tmp_path, gammas={"AR-SIVAE": ["default", 0.5, 5]}, seeds=[0], inputs={"ED": ["ed.json"]})
     assert [run.gamma for run in runs] == [None, 0.5, 5, None]
     assert "--gamma=0.5" in runs[1].commands[0]
     assert not any("gamma" in argument for argument in runs[0].commands[0])
     with pytest.raises(ValueError, match="gammas name AR-SIVEA"):
         planned(datalist, tmp_path, gammas={"AR-SIVEA": [1]})
+    with pytest.raises(ValueError, match="gammas of AR-SIVAE hold 'null'"):
+        planned(datalist, tmp_path, gammas={"AR-SIVAE": ["null"]})
 
 
 def test_a_split_draws_the_same_subjects_for_all_methods_of_a_seed(datalist, tmp_path):

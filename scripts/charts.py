@@ -63,9 +63,9 @@ def scatter_figure(
     test_attributes: np.ndarray,
     names: Sequence[str],
     unit: str | Mapping[str, str] = "mL",
-    dimensions: Sequence[int] | None = None,
+    labels: Sequence[str] | None = None,
 ) -> Figure:
-    """Each attribute against the dimension that is regularized for it.
+    """Each attribute against its dimension.
 
     The line and the 95% prediction interval, in which a new subject is expected to lie, come from the training
     subjects; R² and the Spearman correlation (SCC) in the titles are those of the test subjects.
@@ -75,13 +75,13 @@ def scatter_figure(
         train_attributes, test_attributes: (subjects, A); a missing (NaN) value leaves its subject out.
         names: of the attributes.
         unit: of all attributes, or name -> unit.
-        dimensions: number by which to call each column of the codes, when they are not the first ones in order.
+        labels: what to call each column of the codes, by default z0, z1, ...
     """
     figure, axes = _panels(len(names))
     units = unit if isinstance(unit, Mapping) else dict.fromkeys(names, unit)
     r2 = held_out_r2(train_codes, train_attributes, test_codes, test_attributes)
     scc = spearman(test_codes, test_attributes)
-    dimensions = range(len(names)) if dimensions is None else dimensions
+    labels = [f"z{k}" for k in range(len(names))] if labels is None else labels
     for k, (axis, name) in enumerate(zip(axes, names, strict=True)):
         train, test = _known(train_codes, train_attributes, k), _known(test_codes, test_attributes, k)
         if _has_line(*train):
@@ -89,7 +89,7 @@ def scatter_figure(
         axis.plot(*train, "o", color="0.6", markersize=3, label="training subjects", zorder=1)
         axis.plot(*test, "D", color="black", markerfacecolor="white", markersize=4.5, label="test subjects", zorder=3)
         axis.set_title(f"{attribute_name(name)}:  R² {number(r2[k])},  SCC {number(scc[k])}", fontsize=LARGE)
-        axis.set_xlabel(f"code z{dimensions[k]} (SD of the prior)", fontsize=NORMAL)
+        axis.set_xlabel(f"code {labels[k]} (SD of the prior)", fontsize=NORMAL)
         axis.set_ylabel(f"{name} ({units[name]})", fontsize=NORMAL)
     handles = {label: line for axis in axes for line, label in zip(*axis.get_legend_handles_labels(), strict=True)}
     title = f"R² (of this line) and SCC (Spearman correlation) are those of the {len(test_codes)} test subjects"
@@ -110,7 +110,9 @@ def regression(x: np.ndarray, y: np.ndarray, at: np.ndarray) -> tuple[np.ndarray
     return slope * at + offset, stats.t.ppf(0.975, len(x) - 2) * error * np.sqrt(spread)
 
 
-def correlation_figure(matrix: np.ndarray, names: Sequence[str], dimensions: Sequence[int]) -> Figure:
+def correlation_figure(
+    matrix: np.ndarray, names: Sequence[str], labels: Sequence[str], relation: str = "is regularized for"
+) -> Figure:
     """Partial correlations of attributes and dimensions, the pair that belongs together in a frame.
 
     Lightness shows the strength; the sign, which a print in gray would lose, stands in the number, and cells below
@@ -119,7 +121,8 @@ def correlation_figure(matrix: np.ndarray, names: Sequence[str], dimensions: Seq
     Args:
         matrix: (A, D), in [-1, 1]; NaN where undefined.
         names: of the A attributes.
-        dimensions: number of each of the D dimensions; attribute k belongs to the k-th of them. Ten are legible.
+        labels: name of each of the D dimensions; attribute k belongs to the k-th of them. Ten are legible.
+        relation: what joins them, in words.
     """
     rows, columns = np.shape(matrix)
     figure = Figure(figsize=(WIDTH, 1.4 + 0.62 * rows), dpi=DPI, layout="constrained")
@@ -134,10 +137,10 @@ def correlation_figure(matrix: np.ndarray, names: Sequence[str], dimensions: Seq
             _cell(axis, row, column, hatch="//", edgecolor="0.4", linewidth=0)
         if row == column:
             _cell(axis, row, column, edgecolor="black", linewidth=2.5)
-    axis.set_xticks(range(columns), [_owner(k, names, dimension) for k, dimension in enumerate(dimensions)])
+    axis.set_xticks(range(columns), [_owner(k, names, label) for k, label in enumerate(labels)])
     axis.set_yticks(range(rows), [attribute_name(name) for name in names])
     axis.tick_params(labelsize=NORMAL, length=0)
-    axis.set_xlabel("dimension (and the attribute that it is regularized for: framed)", fontsize=NORMAL)
+    axis.set_xlabel(f"dimension (and the attribute that it {relation}: framed)", fontsize=NORMAL)
     axis.set_ylabel("attribute", fontsize=NORMAL)
     bar = figure.colorbar(image, ax=axis, pad=0.01, fraction=0.05)
     bar.set_label(f"absolute partial Spearman correlation\n(hatched: below {number(NEGATIVE)})", fontsize=NORMAL)
@@ -285,8 +288,8 @@ def _cell(axis: Axes, row: int, column: int, **style) -> None:
     axis.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, clip_on=False, **style))
 
 
-def _owner(k: int, names: Sequence[str], dimension: int) -> str:
-    return f"z{dimension}\n{names[k]}" if k < len(names) else f"z{dimension}"
+def _owner(k: int, names: Sequence[str], label: str) -> str:
+    return f"{label}\n{names[k]}" if k < len(names) else label
 
 
 def _epoch_length(scalars: Mapping[str, tuple[Sequence[int], Sequence[float]]]) -> int:

@@ -102,6 +102,12 @@ def fingerprint(path: str | os.PathLike) -> str:
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
+def training_settings(path: str | os.PathLike) -> dict[str, Any]:
+    """What ``settings.json`` beside a checkpoint says of its training; empty where there is none."""
+    beside = Path(path).with_name(SETTINGS)
+    return json.loads(beside.read_text()) if beside.is_file() else {}
+
+
 def find_weights(output_dir: str | os.PathLike, bundle_root: str | os.PathLike) -> str:
     """The weights to use where none are named: those last trained in ``output_dir``, or those of the bundle.
 
@@ -220,4 +226,4 @@ class TrainingCheckpoint:
 
     def exhausted(self, epoch: int) -> bool:
         """Whether the metric has not improved for as long as patience lasts."""
-        return self.patience is not None and epoch - self.best_epoch >= self.patience
+        return self.patience is not None and epoch - max(self.best_epoch, self.warmup_epochs) >= self.patience

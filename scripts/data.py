@@ -15,7 +15,9 @@ from scripts.cohort.quality import QualityRules
 from scripts.storage import output_folder, write_csv
 
 
-def cached_dataset(data: Sequence[dict[str, Any]], transform: Callable, cache_dir: str | os.PathLike | None) -> Dataset:
+def cached_dataset(
+    data: Sequence[dict[str, Any]], transform: Callable, cache_dir: str | os.PathLike | None, at_once: bool = True
+) -> Dataset:
     """Cache preprocessed subjects in memory, or on disk where a folder is named.
 
     Args:
@@ -23,10 +25,12 @@ def cached_dataset(data: Sequence[dict[str, Any]], transform: Callable, cache_di
         transform: preprocessing, deterministic transforms first; these are cached.
         cache_dir: folder for the cache of a cohort that memory cannot hold; None caches in memory. A change of the
             transforms makes a new cache.
+        at_once: fill the cache of the memory now, and not only when subjects are asked for: a training that may turn
+            out to have been done already needs none.
     """
     if cache_dir:
         return PersistentDataset(data, transform, cache_dir, hash_transform=pickle_hashing)
-    return CacheDataset(data, transform, num_workers=os.cpu_count())
+    return CacheDataset(data, transform, num_workers=os.cpu_count(), runtime_cache=not at_once)
 
 
 def streamed_dataset(

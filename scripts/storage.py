@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,9 +38,8 @@ def output_folder(path: str | os.PathLike, key: str = "output_dir") -> Path:
     folder = Path(path)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with atomic_path(folder / "write-test") as part:
-            part.touch()
-        (folder / "write-test").unlink()
+        with tempfile.TemporaryFile(dir=folder):  # of a name of its own: others may try the same folder just now
+            pass
     except (FileExistsError, NotADirectoryError) as error:
         raise NotADirectoryError(f"{key} '{folder}' is or lies under a file; name a folder with --{key}.") from error
     except OSError as error:

@@ -51,11 +51,11 @@ def test_the_line_is_that_of_the_training_subjects(hearts):
 
 
 def test_the_titles_hold_the_test_metrics_and_the_axes_their_units(hearts):
-    figure = scatter_figure(*hearts, NAMES, dimensions=[7, 9])
+    figure = scatter_figure(*hearts, NAMES, labels=["z7", "−z9"])
     r2, scc = held_out_r2(*hearts), spearman(*hearts[2:])
     titles = [axis.get_title() for axis in figure.axes]
     assert titles[1] == f"RVESV (ES):  R² {r2[1]:.2f},  SCC {scc[1]:.2f}"
-    assert (figure.axes[1].get_xlabel(), figure.axes[1].get_ylabel()) == ("code z9 (SD of the prior)", "RVESV (mL)")
+    assert (figure.axes[1].get_xlabel(), figure.axes[1].get_ylabel()) == ("code −z9 (SD of the prior)", "RVESV (mL)")
     assert "20 test subjects" in figure.legends[0].get_title().get_text()
 
 
@@ -97,7 +97,7 @@ def test_a_constant_code_has_no_line(hearts):
 
 def test_each_cell_holds_its_number_and_lightness_its_strength():
     matrix = np.array([[0.9, -0.6, 0.05], [-0.02, np.nan, 0.3]])
-    axis = correlation_figure(matrix, NAMES, [0, 1, 7]).axes[0]
+    axis = correlation_figure(matrix, NAMES, ["z0", "z1", "z7"]).axes[0]
     assert [text.get_text() for text in axis.texts] == ["0.90", "−0.60", "0.05", "−0.02", "undefined", "0.30"]
     assert to_rgb(axis.texts[0].get_color()) == (1, 1, 1)
     assert np.array_equal(axis.images[0].get_array()[0], [0.9, 0.6, 0.05])
@@ -106,7 +106,7 @@ def test_each_cell_holds_its_number_and_lightness_its_strength():
 
 
 def test_negative_cells_are_hatched_and_pairs_framed():
-    axis = correlation_figure(np.array([[0.9, -0.6], [-0.02, -0.8]]), NAMES, [0, 1]).axes[0]
+    axis = correlation_figure(np.array([[0.9, -0.6], [-0.02, -0.8]]), NAMES, ["z0", "z1"]).axes[0]
     cells = [(patch.get_xy(), bool(patch.get_hatch())) for patch in axis.patches if isinstance(patch, Rectangle)]
     assert {xy for xy, hatched in cells if hatched} == {(0.5, -0.5), (0.5, 0.5)}
     assert {xy for xy, hatched in cells if not hatched} == {(-0.5, -0.5), (0.5, 0.5)}

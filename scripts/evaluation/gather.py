@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,22 +13,20 @@ from matplotlib.figure import Figure
 
 from scripts.charts import pareto_figure
 from scripts.checkpoint import read
+from scripts.evaluation.comparison import label, paired_tests
 from scripts.evaluation.images import QUALITIES
 from scripts.evaluation.interpretability import MODEL, SAMPLED
 from scripts.evaluation.study import METRICS, Run
-from scripts.evaluation.tables import number
+from scripts.evaluation.tables import PAPER_COLUMNS, SOUND_COLUMNS, number
 from scripts.figures import reconstruction_figure
-from scripts.metrics.correlations import line_predictions, paired_spearman, partial_spearman, r2
-from scripts.metrics.resampling import bootstrap
-from scripts.storage import atomic_path, output_folder, read_csv, write_csv
+from scripts.storage import atomic_path, output_folder, write_csv
 
 # Of a run's metrics.json: title -> keys.
-IMAGE_COLUMNS = {quality: ("images", "All", quality) for quality in QUALITIES} | {"KID": ("realism", "kid")}
-PAPER_COLUMNS = {"SCC": ("scc",), "Modularity": ("modularity",), "SAP": ("sap",), "MIG": ("mig",)}
-PAPER_COLUMNS |= {f"Interp. {group}": ("interpretability", group) for group in ("all", "EDV", "ESV")}
-SOUND_COLUMNS = {"R²": ("r2",), "SCC": ("scc",), "partial SCC": ("partial_scc",), "DMIG": ("dmig",)}
-SOUND_COLUMNS |= {"DCI": ("dci",), "active units": ("active_units",)}
-TESTED = ("SSIM", "LPIPS", "MSE", "R²", "SCC", "partial SCC")
+IMAGES = {quality: ("images", "All", quality) for quality in QUALITIES} | {"KID": ("realism", "kid")}
+PAPER = {title: (key,) for key, title in PAPER_COLUMNS.items()}
+PAPER |= {f"Interp. {group}": ("interpretability", group) for group in ("all", "EDV", "ESV")}
+SOUND = {title: (key,) for key, title in SOUND_COLUMNS.items()}
+SOUND |= {"DCI": ("dci",), "active units": ("active_units",)}
 WORDS = {MODEL: "", SAMPLED: ", sampled z"}
 
 
@@ -43,18 +40,17 @@ def gather(runs: Sequence[Run], output_dir: str | os.PathLike) -> None:
     Raises:
         ValueError: when no run is finished.
     """
-    finished = [run for run in runs if run.finished]
-    missing = [run.name for run in runs if not run.finished]
-    if not finished:
+    results = {run: json.loads((run.folder / METRICS).read_text()) for run in runs if run.finished}
+    missing = [run.name for run in runs if run not in results]
+    if not results:
         raise ValueError(
             f"none of the {len(runs)} runs is finished: 'run run' or 'run list' with study.json starts them."
         )
     output = output_folder(output_dir)
-    results = {run: json.loads((run.folder / METRICS).read_text()) for run in finished}
-    tests = list(paired_tests(finished))
-    pages = ["# Study\n", f"{len(finished)} of {len(runs)} runs. Mean ± SD over seeds.\n"]
+    tests = paired_tests(runs)
+    pages = ["# Study\n", f"{len(results)} of {len(runs)} runs. Mean ± SD over seeds.\n"]
     pages += [f"Not finished, and left out: {', '.join(missing)}.\n"] * bool(missing)
-    for phases in dict.fromkeys(run.phases for run in finished):
+    for phases in dict.fromkeys(run.phases for run in results):
         some = {run: metrics for run, metrics in results.items() if run.phases == phases}
         pages += [f"## Input {phases}\n", *input_tables(some), test_table([t for t in tests if t["input"] == phases])]
         for name, figure in input_figures(some):
@@ -65,13 +61,8 @@ def gather(runs: Sequence[Run], output_dir: str | os.PathLike) -> None:
     rows = list(long_rows(results))
     write_csv(output / "study.csv", rows, list(rows[0]))
     if tests:
-        write_csv(output / "tests.csv", tests, list(tests[0]))
-    print(f"Study of {len(finished)} runs: {output / 'study.md'}")
-
-
-def label(run: Run) -> str:
-    """Method and, where it is not that of the configs, the weight of the attribute loss."""
-    return run.method if run.gamma is None else f"{run.method}, γ {run.gamma:g}"
+        write_csv(output / "tests.csv", tests, list(dict.fromkeys(key for test in tests for key in test)))
+    print(f"Study of {len(results)} runs: {output / 'study.md'}")
 
 
 # Tables: mean ± SD over seeds
@@ -82,14 +73,12 @@ def input_tables(results: Mapping[Run, Mapping[str, Any]]) -> Iterator[str]:
     groups = {
         name: [m for run, m in results.items() if label(run) == name] for name in dict.fromkeys(map(label, results))
     }
-    yield markdown(
-        "Reconstruction, and realism of generated images", {n: cells(g, IMAGE_COLUMNS) for n, g in groups.items()}
-    )
+    yield markdown("Reconstruction, and realism of generated images", {n: cells(g, IMAGES) for n, g in groups.items()})
     # What unmasks a metric depends on the subjects, not on the method: the rows of any one method will do.
     others = next(iter(groups.values()))
     for protocol, columns, title in (
-        ("paper", PAPER_COLUMNS, "Interpretability, paper protocol"),
-        ("sound", SOUND_COLUMNS, "Interpretability, sound protocol"),
+        ("paper", PAPER, "Interpretability, paper protocol"),
+        ("sound", SOUND, "Interpretability, sound protocol"),
     ):
         rows = {}
         for which in (MODEL, *([SAMPLED] if protocol == "paper" else [])):
@@ -145,8 +134,8 @@ def long_rows(results: Mapping[Run, Mapping[str, Any]]) -> Iterator[dict[str, An
     """One row per run and number, for a CSV file."""
     for run, metrics in results.items():
         about = {"run": run.name, "method": run.method, "input": run.phases, "gamma": run.gamma, "seed": run.seed}
-        columns = {("images", MODEL, title): keys for title, keys in IMAGE_COLUMNS.items()}
-        for protocol, titles in (("paper", PAPER_COLUMNS), ("sound", SOUND_COLUMNS)):
+        columns = {("images", MODEL, title): keys for title, keys in IMAGES.items()}
+        for protocol, titles in (("paper", PAPER), ("sound", SOUND)):
             for row in metrics["interpretability"][protocol]:
                 columns |= {(protocol, row, title): keys for title, keys in prefixed(titles, protocol, row).items()}
         for (table, row, title), keys in columns.items():
@@ -155,95 +144,20 @@ def long_rows(results: Mapping[Run, Mapping[str, Any]]) -> Iterator[dict[str, An
                 yield {**about, "table": table, "row": row, "column": title, "value": f"{found:.6g}"}
 
 
-# Tests: the same subjects, judged by two methods
-
-
-def paired_tests(runs: Sequence[Run]) -> Iterator[dict[str, Any]]:
-    """Differences of each method from the first one, over the seeds that both have, by a bootstrap of subjects.
-
-    A subject is drawn with all of its seeds, and the difference is averaged over seeds: its interval is of subjects,
-    for these trainings.
-    """
-    for phases in dict.fromkeys(run.phases for run in runs):
-        by_label: dict[str, dict[int, Run]] = {}
-        for run in runs:
-            if run.phases == phases:
-                by_label.setdefault(label(run), {})[run.seed] = run
-        first, *others = by_label
-        for other in others:
-            seeds = sorted(set(by_label[first]) & set(by_label[other]))
-            if seeds:
-                pairs = [(by_label[other][seed], by_label[first][seed]) for seed in seeds]
-                yield from compare(pairs, {"input": phases, "method": other, "reference": first, "seeds": len(seeds)})
-
-
-def compare(pairs: Sequence[tuple[Run, Run]], about: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """The tests of one method against another."""
-    loaded = [(run_statistics(a), run_statistics(b)) for a, b in pairs]
-    subjects = sorted({subject for pair in loaded for subject in pair[0][0]})
-    row = {subject: k for k, subject in enumerate(subjects)}
-
-    def differences(weights: np.ndarray) -> np.ndarray:
-        by_seed = []
-        for (names, of_a), (others, of_b) in loaded:
-            if names != others:
-                raise ValueError(
-                    f"{about['method']} and {about['reference']} were judged on different subjects of a seed."
-                )
-            own = weights[:, [row[name] for name in names]]
-            by_seed.append(of_a(own) - of_b(own))
-        return np.mean(by_seed, axis=0)
-
-    values, samples = bootstrap(differences, len(subjects))
-    for title, difference, drawn in zip(TESTED, values, samples.T, strict=True):
-        drawn = drawn[np.isfinite(drawn)]
-        if math.isfinite(difference) and len(drawn):
-            low, high = np.percentile(drawn, [2.5, 97.5])
-            # Two-sided: the level at which the interval of the resamples would reach zero.
-            p = min(1.0, 2 * (1 + min((drawn <= 0).sum(), (drawn >= 0).sum())) / (1 + len(drawn)))
-            yield {**about, "column": title, "difference": difference, "low": low, "high": high, "p": p}
-
-
-def run_statistics(run: Run) -> tuple[list[str], Callable[[np.ndarray], np.ndarray]]:
-    """Test subjects of a run, and the function from weights (W, subjects) to its figures (W, len(TESTED))."""
-    description = json.loads((run.folder / METRICS).read_text())["description"]
-    names, dimensions = description["data"]["attributes"], description["dimensions"]
-    rows = read_csv(run.folder / METRICS.parent / "subjects.csv")
-    tables = {}
-    for which, members in (
-        ("training", [row for row in rows if row["section"] == "training"]),
-        ("test", [row for row in rows if row["section"] == description["section"]]),
-    ):
-        codes = np.array([[float(row[f"z{k}"]) for k in dimensions] for row in members])
-        tables[which] = codes, np.array([[float(row[name] or "nan") for name in names] for row in members])
-    test = [row for row in rows if row["section"] == description["section"]]
-    phases = description["data"]["phases"]
-    quality = np.array([[np.mean([float(row[f"{q}_{p}"]) for p in phases]) for q in TESTED[:3]] for row in test])
-    return [row["subject"] for row in test], partial(_figures, quality, tables["training"], tables["test"])
-
-
-def _figures(quality: np.ndarray, training: tuple, test: tuple, weights: np.ndarray) -> np.ndarray:
-    codes, attributes = test
-    predictions = line_predictions(*training, codes)
-    # The codes of a method without attribute loss may fall with the attribute: what counts is how well they follow it.
-    sign = np.sign(np.nan_to_num(paired_spearman(*training, np.ones((1, len(training[0]))))[0]))
-    signs = np.where(sign == 0, 1, sign)
-    count = codes.shape[1]
-    own = partial_spearman(codes * signs, attributes, [True] * count, weights)[:, range(count), range(count)]
-    interpretable = (r2(attributes, predictions, weights), paired_spearman(codes * signs, attributes, weights), own)
-    means = weights @ quality / weights.sum(axis=1, keepdims=True)
-    return np.column_stack([means, *(values.mean(axis=1) for values in interpretable)])
-
-
 def test_table(tests: Sequence[Mapping[str, Any]]) -> str:
-    """The tests as Markdown."""
+    """Differences between methods."""
     if not tests:
         return ""
     rows: dict[str, dict[str, str]] = {}
-    for t in tests:
-        difference = f"{t['difference']:+.3g} [{t['low']:+.3g}, {t['high']:+.3g}], p {t['p']:.2g}"
-        rows.setdefault(t["method"], {})[t["column"]] = difference
-    return markdown(f"Difference from {tests[0]['reference']} on the same subjects (sound protocol, 95 %)", rows)
+    for test in tests:
+        if "p" in test:
+            text = f"{test['difference']:+.3g} [{test['low']:+.3g}, {test['high']:+.3g}], p {test['p']:.2g}"
+            rows.setdefault(f"{test['method']} ({test['seeds']} seeds)", {})[test["figure"]] = text
+    note = (
+        "\nOn the same test subjects, sound protocol; 95 % intervals by resampling of subjects, p adjusted for the "
+        "number of tests. They are of these trainings: that a method is better in general takes more seeds to show.\n"
+    )
+    return markdown(f"Difference from {tests[0]['reference']}", rows) + note
 
 
 # Figures
@@ -261,7 +175,8 @@ def input_figures(results: Mapping[Run, Mapping[str, Any]]) -> Iterator[tuple[st
         yield "reconstructions", reconstruction_figure(first["images"], pictures, phases)
     points = [point for point in pareto_points(results) if math.isfinite(point["x"]) and math.isfinite(point["y"])]
     if points:
-        yield "pareto", pareto_figure(points)
+        labels = ("SSIM on test subjects, mean ± SD of seeds", "partial SCC on test subjects, mean ± SD of seeds")
+        yield "pareto", pareto_figure(points, *labels)
 
 
 def pareto_points(results: Mapping[Run, Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -270,11 +185,12 @@ def pareto_points(results: Mapping[Run, Mapping[str, Any]]) -> Iterator[dict[str
         group = {run: metrics for run, metrics in results.items() if label(run) == name}
         point = {
             "method": next(iter(group)).method,
-            "gamma": next(iter(group.values()))["description"]["loss"]["gamma"],
+            "gamma": next(iter(group.values()))["description"]["training"].get("gamma"),
         }
         keys = {"x": ("images", "All", "SSIM"), "y": ("interpretability", "sound", MODEL, "partial_scc")}
         for axis, path in keys.items():
             values = np.array([value(metrics, path) for metrics in group.values()], dtype=float)
+            values = values[np.isfinite(values)] if np.isfinite(values).any() else np.array([math.nan])
             spread = values.std(ddof=1) if len(values) > 1 else 0.0
             point |= {
                 axis: values.mean(),

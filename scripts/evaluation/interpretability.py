@@ -21,11 +21,13 @@ class CodeRow(NamedTuple):
     Args:
         training, test: (subjects, D).
         dimensions: of each attribute.
+        signs: of each attribute: -1 where the codes have been turned, since they fell with the attribute.
     """
 
     training: np.ndarray
     test: np.ndarray
     dimensions: np.ndarray
+    signs: np.ndarray
 
 
 def code_rows(
@@ -47,20 +49,22 @@ def code_rows(
         seed: of the sampled codes and of the noise in reference codes.
     """
     count, latent_dim = training.attributes.shape[1], training.codes.shape[1]
-    dimensions, signs = np.arange(count), np.ones(latent_dim)
+    dimensions, signs = own = np.arange(count), np.ones(count)
     if not regularized:
-        dimensions, turned = matched_dimensions(training.codes, training.attributes)
-        signs[dimensions] = turned
+        dimensions, signs = matched_dimensions(training.codes, training.attributes)
+    turn = np.ones(latent_dim)
+    turn[dimensions] = signs
+    drawn = training.sampled_codes(seed), test.sampled_codes(seed + 1)
     rows = {
-        MODEL: CodeRow(signs * training.codes, signs * test.codes, dimensions),
-        SAMPLED: CodeRow(signs * training.sampled_codes(seed), signs * test.sampled_codes(seed + 1), dimensions),
+        MODEL: CodeRow(turn * training.codes, turn * test.codes, dimensions, signs),
+        SAMPLED: CodeRow(*(turn * codes for codes in drawn), dimensions, signs),
     }
-    attributes = np.concatenate([training.attributes, test.attributes])
-    for name, codes in reference_codes(attributes, latent_dim, seed, size_error).items():
-        rows[name] = CodeRow(*np.split(codes, [len(training.subjects)]), np.arange(count))
+    split = [len(training.subjects)]
+    references = reference_codes(np.concatenate([training.attributes, test.attributes]), latent_dim, seed, size_error)
     if predictions is not None:
-        rows[CEILING] = CodeRow(*predictions, np.arange(count))
-    return rows
+        # As wide as the others, since some metrics fall with the number of dimensions.
+        references[CEILING] = np.hstack([np.concatenate(predictions), references["noise"][:, count:]])
+    return rows | {name: CodeRow(*np.split(codes, split), *own) for name, codes in references.items()}
 
 
 def matched_dimensions(codes: np.ndarray, attributes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

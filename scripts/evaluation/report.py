@@ -30,6 +30,9 @@ METHODS = {
 }
 
 
+METRICS_FILE = "metrics.json"
+
+
 def method_name(family: str, regularize: bool) -> str:
     """What the paper calls a method."""
     return METHODS[family, bool(regularize)]
@@ -84,34 +87,45 @@ class EvaluationReport:
         self.seed: int = description["seed"]
 
     def write(self) -> None:
-        """Write all files and print where they are."""
-        training, test = self.training["records"], self.test["records"]
-        rows = code_rows(
-            training,
-            test,
+        """Write all files and print where they are. ``metrics.json`` comes last: where it is, all others are."""
+        (self.folder / METRICS_FILE).unlink(missing_ok=True)
+        codes, realism, pairs = self.code_rows(), *self.judge_samples()
+        metrics = self.measure(codes) | {"realism": realism}
+        self.write_tables(metrics)
+        self.write_subjects()
+        examples = self.test["examples"]
+        save({"images": examples.images, "reconstructions": examples.reconstructions}, self.folder / "examples.pt")
+        for name, figure in self.figures(codes[MODEL], pairs):
+            with atomic_path(output_folder(self.folder / "figures") / f"{name}.png") as part:
+                figure.savefig(part)
+        write_json(self.folder / METRICS_FILE, without_nan(metrics))
+        print(f"Evaluation of {len(self.test['records'].subjects)} subjects: {self.folder / 'tables.md'}")
+
+    def code_rows(self) -> dict[str, CodeRow]:
+        """Codes of the model and of the rows beside it."""
+        return code_rows(
+            self.training["records"],
+            self.test["records"],
             self.description["model"]["regularize"],
             self.description["size_error"],
             (self.training["predictions"].values, self.test["predictions"].values),
             self.seed,
         )
-        realism, pairs = self.samples.judge(self.training["features"].values, self.test["features"].values)
-        metrics = {
-            "description": self.description | {"dimensions": rows[MODEL].dimensions.tolist()},
+
+    def judge_samples(self) -> tuple[dict[str, dict], SamplePairs]:
+        """Realism of generated images, and the pairs to show."""
+        return self.samples.judge(self.training["features"].values, self.test["features"].values)
+
+    def measure(self, codes: Mapping[str, CodeRow]) -> dict[str, Any]:
+        """The content of ``metrics.json`` but for the realism."""
+        training, test = self.training["records"], self.test["records"]
+        found = {"dimensions": codes[MODEL].dimensions.tolist(), "signs": codes[MODEL].signs.tolist()}
+        return {
+            "description": self.description | found,
             "subjects": {"training": len(training.subjects), self.description["section"]: len(test.subjects)},
             "images": quality_summary(self.test["quality"].rows, self.phases, self.seed),
-            "interpretability": both_protocols(rows, training.attributes, test.attributes, self.names, self.seed),
-            "realism": realism,
+            "interpretability": both_protocols(codes, training.attributes, test.attributes, self.names, self.seed),
         }
-        output_folder(self.folder, "eval_dir")
-        write_json(self.folder / "metrics.json", without_nan(metrics))
-        self.write_tables(metrics)
-        examples = self.test["examples"]
-        save({"images": examples.images, "reconstructions": examples.reconstructions}, self.folder / "examples.pt")
-        self.write_subjects()
-        for name, figure in self.figures(rows[MODEL], pairs):
-            with atomic_path(output_folder(self.folder / "figures") / f"{name}.png") as part:
-                figure.savefig(part)
-        print(f"Evaluation of {len(test.subjects)} subjects: {self.folder / 'tables.md'}")
 
     def write_tables(self, metrics: Mapping[str, Any]) -> None:
         """tables.md to read, tables.csv to compute with."""
@@ -137,6 +151,16 @@ class EvaluationReport:
         columns += [f"z{k}" for k in range(self.network.latent_dim)]
         write_csv(self.folder / "subjects.csv", rows, columns)
 
+    @property
+    def relation(self) -> str:
+        """What joins an attribute to its dimension."""
+        return "is regularized for" if self.description["model"]["regularize"] else "follows best in training subjects"
+
+    def labels(self, codes: CodeRow) -> list[str]:
+        """Name of each attribute's dimension, with the sign by which it was turned."""
+        pairs = zip(codes.dimensions, codes.signs, strict=True)
+        return [f"{'−' if sign < 0 else ''}z{dimension}" for dimension, sign in pairs]
+
     def figures(self, codes: CodeRow, pairs: SamplePairs) -> Iterator[tuple[str, Figure]]:
         """Name and figure, one at a time."""
         training, test, examples = self.training["records"], self.test["records"], self.test["examples"]
@@ -161,10 +185,8 @@ class EvaluationReport:
                 own[0], training.attributes, own[1], test.attributes, self.names, dimensions=codes.dimensions
             ),
         )
-        yield (
-            "correlations",
-            correlation_figure(partial_correlations(own[1], test.attributes), self.names, codes.dimensions),
-        )
+        partial = partial_correlations(own[1], test.attributes)
+        yield "correlations", correlation_figure(partial, self.names, self.labels(codes), self.relation)
         if self.tensorboard_dir.is_dir():
             yield "curves", curves_figure(read_scalars(self.tensorboard_dir), self.warmup_epochs)
         if len(pairs.samples):

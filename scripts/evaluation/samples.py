@@ -70,12 +70,13 @@ class GeneratedSamples:
         order, nearest, distances = (copies.pop(key)[: self.shown] for key in ("generated", "train", "distance"))
         scans = [torch.as_tensor(self.dataset[int(row)]["image"]) for row in nearest]
         pairs = SamplePairs(images[order.tolist()], torch.stack(scans) if scans else images[:0], distances)
-        # The Fréchet distance falls with the number of images: its reference has no more than there are samples.
-        alike = training[: self.count]
+        # The Fréchet distance falls with the number of images: it and its reference are taken of equally many.
+        count = min(self.count, len(training))
+        alike = np.random.default_rng(self.seed).permutation(training)[:count]
         return {
             "kid": kernel_distance(test, generated.numpy(), self.seed),
             "kid_reference": kernel_distance(test, training, self.seed),
-            "frechet": frechet_distance(test, generated.numpy(), self.seed),
+            "frechet": frechet_distance(test, generated.numpy()[:count], self.seed),
             "frechet_reference": frechet_distance(test, alike, self.seed),
             "memorization": copies,
         }, pairs

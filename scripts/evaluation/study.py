@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import itertools
 import json
 import os
@@ -15,13 +16,16 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from scripts.cohort.datalist import read_datalist
+from scripts.cohort.datalist import check_items, file_hash, read_datalist
 from scripts.cohort.split import SECTIONS, split_subjects
 from scripts.storage import atomic_path, output_folder, write_json
 
 METRICS = Path("eval") / "metrics.json"  # in the folder of a run: there once it is finished
+PLAN = "plan.json"
 LOG = "run.log"
 DEFAULT = "default"
+# Keys that tell runs apart, or where they lie: as an override of all runs they would make them the same.
+RESERVED = ("dataset_dir", "datalist", "output_dir", "eval_dir", "ceiling_dir", "seed", "gamma")
 
 
 class Run(NamedTuple):
@@ -78,17 +82,20 @@ def plan(
             keeps the sections of the datalist, so that seeds differ by training only.
 
     Raises:
-        ValueError: for weights of a method that the study does not have, or that are no numbers.
+        ValueError: for weights of a method that the study does not have, or that are no numbers; for overrides of keys
+            that the study sets; for a study without runs; for a run's folder that was made by another plan.
+        FileNotFoundError: for an overlay that does not exist.
     """
     check_gammas(gammas, methods)
-    output, runs = output_folder(output_dir), []
+    check_study(config_dir, methods, inputs, seeds, overlays, overrides)
+    output, runs = output_folder(output_dir).resolve(), []
     for seed, (phases, of_input), (method, of_method) in itertools.product(seeds, inputs.items(), methods.items()):
         for weight in gammas.get(method, [DEFAULT]):
             gamma = None if weight == DEFAULT else float(weight)
             name = slug(f"{method} {phases} seed {seed}" + ("" if gamma is None else f" gamma {gamma:g}"))
             keys = {
-                "dataset_dir": str(dataset_dir),
-                "datalist": str(seed_datalist(datalist, output, split, seed) if split else datalist),
+                "dataset_dir": str(Path(dataset_dir).resolve()),
+                "datalist": str(seed_datalist(datalist, output, split, seed) if split else Path(datalist).resolve()),
                 "output_dir": str(output / name),
                 "seed": seed,
                 **({} if gamma is None else {"gamma": gamma}),
@@ -101,12 +108,65 @@ def plan(
                 command("run", [Path(config_dir) / file for file in [*files, "evaluate.json"]], keys | ceiling),
             )
             runs.append(Run(name, method, phases, gamma, seed, output / name, commands))
+    for run in runs:
+        keep_plan(run)
     return runs
+
+
+def check_study(
+    config_dir: str | os.PathLike,
+    methods: Mapping[str, Sequence[str]],
+    inputs: Mapping[str, Sequence[str]],
+    seeds: Sequence[int],
+    overlays: Sequence[str],
+    overrides: Mapping[str, Any],
+) -> None:
+    """Raise for what would make a study empty, or fail in each of its runs."""
+    for key, chosen in (("methods", methods), ("inputs", inputs), ("seeds", seeds)):
+        if not chosen:
+            raise ValueError(f"{key} is empty: a study needs at least one.")
+    reserved = [key for key in RESERVED if key in overrides]
+    if reserved:
+        raise ValueError(f"overrides set {', '.join(reserved)}, which the study sets for each run by itself.")
+    for file in {*overlays, *itertools.chain(*methods.values(), *inputs.values())}:
+        if not (Path(config_dir) / file).is_file():
+            raise FileNotFoundError(f"overlay '{file}' is not in {config_dir}; name one of these, or a full path.")
+
+
+def keep_plan(run: Run) -> None:
+    """Note by which commands and subjects a run's folder is made.
+
+    Raises:
+        ValueError: when it was made by others: its results would stand in a table to which they do not belong.
+    """
+    path, content = run.folder / PLAN, plan_of(run)
+    if path.is_file():
+        known = json.loads(path.read_text())
+        if known != content:
+            keys = [key for key in {**known, **content} if known.get(key) != content.get(key)]
+            other = "; ".join(f"{key} is {content.get(key)}, was {known.get(key)}" for key in keys)
+            raise ValueError(
+                f"{run.folder} was made by another study: {other}. Name another --output_dir, or remove the folder to "
+                "train it anew."
+            )
+        return
+    write_json(output_folder(run.folder) / PLAN, content)
+
+
+def plan_of(run: Run) -> dict[str, str]:
+    """The keys of a run's training, without the places of configs, scans and datalist, which may move."""
+    pairs = [argument.removeprefix("--").split("=", 1) for argument in run.commands[0] if argument.startswith("--")]
+    keys = {key: value for key, value in pairs if key not in ("dataset_dir", "output_dir")}
+    keys["config_file"] = ", ".join(Path(file).name for file in ast.literal_eval(keys["config_file"]))
+    keys["datalist"] = file_hash(keys["datalist"])
+    return keys
 
 
 def check_gammas(gammas: Mapping[str, Sequence[float | str]], methods: Iterable[str]) -> None:
     """Raise ValueError for a method that is not there, or a weight that is neither a number nor "default"."""
     for method, weights in gammas.items():
+        if not isinstance(weights, list | tuple):
+            raise ValueError(f"gammas of {method} are {weights!r}: expected a list of numbers or '{DEFAULT}'.")
         if method not in methods:
             raise ValueError(f"gammas name {method}, which is none of the methods {', '.join(methods)}.")
         wrong = [weight for weight in weights if weight != DEFAULT and not isinstance(weight, int | float)]
@@ -124,7 +184,9 @@ def seed_datalist(datalist: str | os.PathLike, folder: Path, split: Sequence[flo
     """Write the datalist with its subjects drawn into sections anew, unless that has been done."""
     path = folder / f"datalist_seed_{seed}.json"
     content = read_datalist(datalist)
-    items = {item["subject"]: item for name in SECTIONS for item in content.get(name, [])}
+    members = [item for name in SECTIONS for item in content.get(name, [])]
+    check_items(members, datalist)
+    items = {item["subject"]: item for item in members}
     sections = split_subjects(list(items), split, seed)
     for name in SECTIONS:
         content[name] = [items[subject] for subject in sorted(items) if sections[subject] == name]
@@ -136,7 +198,8 @@ def seed_datalist(datalist: str | os.PathLike, folder: Path, split: Sequence[flo
 
 def command(run_id: str, files: Sequence[Path], keys: Mapping[str, Any]) -> tuple[str, ...]:
     """One ``monai.bundle run``, argument by argument."""
-    values = {key: value if isinstance(value, str) else json.dumps(value) for key, value in keys.items()}
+    # Fire reads Python's literals: JSON's "false" would arrive as a text, which counts as true.
+    values = {key: value if isinstance(value, str) else repr(value) for key, value in keys.items()}
     arguments = [
         f"--config_file={[str(file) for file in files]}",
         *(f"--{key}={value}" for key, value in values.items()),

@@ -46,11 +46,12 @@ def all_tables(metrics: Mapping[str, Any]) -> list[Table]:
 
 def image_table(images: Mapping[str, Any], who: str, description: Mapping[str, Any]) -> Table:
     """Image quality in the layout of the paper's Table 1."""
+    training = description["training"]
+    trained = f"trained with {training['trunk']}" if training.get("perceptual_weight") else "trained without one"
     note = (
         f"{who}. Reconstructions from mean codes; means over subjects. SSIM: 7x7 window, range 1; PSNR in dB; LPIPS: "
-        f"{description['lpips_net']} trunk (trained with {description['perceptual_trunk']}"
-        f"{'' if description['loss']['perceptual_weight'] else ', weight 0'}), comparable with no other trunk; MSE of "
-        "values that are not clipped."
+        f"{description['lpips_net']} trunk ({trained}), comparable with no other trunk; MSE of values that are not "
+        "clipped."
     )
     rows = {group: {quality: values[quality] for quality in QUALITIES} for group, values in images.items()}
     return Table("images", "Reconstruction (layout of Table 1)", note, rows)
@@ -90,8 +91,8 @@ def sound_table(sound: Mapping[str, Any], who: str, training: int) -> Table:
     """The sound protocol of every row."""
     note = (
         f"{who}. Sound protocol: mean codes, each attribute on its own dimension, lines and trees fitted on {training} "
-        "training subjects and scored on the others. Partial SCC and DMIG tell attributes apart from mere size. "
-        "Intervals are of the subjects, not of another training."
+        "training subjects and scored on the others. Partial SCC and DMIG tell attributes apart from mere size. DCI "
+        "counts an attribute by the R² of its trees. Intervals are of the subjects, not of another training."
     )
     rows = {}
     for name, row in sound.items():

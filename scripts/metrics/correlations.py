@@ -43,6 +43,13 @@ def partial_spearman(
     return result
 
 
+def own_partial_spearman(
+    codes: np.ndarray, attributes: np.ndarray, defined: Sequence[bool], weights: np.ndarray
+) -> np.ndarray:
+    """``partial_spearman`` (W, A) of each attribute with its own code, codes (subjects, A)."""
+    return np.diagonal(partial_spearman(codes, attributes, defined, weights), axis1=1, axis2=2)
+
+
 def line_predictions(train_codes: np.ndarray, train_attributes: np.ndarray, codes: np.ndarray) -> np.ndarray:
     """Attributes (subjects, A) by the least-squares line from each code, fitted on training subjects.
 

@@ -6,7 +6,7 @@ A report is a dict of ``value``, ``low`` and ``high`` (95 %). Where a value is u
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -79,6 +79,20 @@ def jackknife_interval(value: float, samples: np.ndarray) -> tuple[float, float]
     return value - reach, value + reach
 
 
+def correlation_interval(value: float, samples: np.ndarray) -> tuple[float, float]:
+    """``jackknife_interval`` of a correlation: not beyond -1 and 1."""
+    low, high = jackknife_interval(value, samples)
+    return max(low, -1.0), min(high, 1.0)
+
+
+def two_sided_p(samples: np.ndarray) -> float:
+    """Bootstrap test of a difference: min(1, 2 (1 + min(#{d ≤ 0}, #{d ≥ 0})) / (1 + n)) for the n resamples d.
+
+    It is the level at which the percentile interval would reach zero, and never below 2 / (1 + n).
+    """
+    return min(1.0, float(2 * (1 + min((samples <= 0).sum(), (samples >= 0).sum())) / (1 + len(samples))))
+
+
 def summary(
     values: Sequence[float], samples: np.ndarray, interval: Callable = bootstrap_interval, reason: str = ""
 ) -> dict:
@@ -126,54 +140,18 @@ def report(
     return overall | {"per_attribute": each}
 
 
-def bootstrap_mean(values: Sequence[float], seed: int = 0, groups: Sequence[Hashable] | None = None) -> dict:
+def bootstrap_mean(values: Sequence[float], seed: int = 0) -> dict:
     """Mean of per-subject values, such as SSIM, with a bootstrap interval.
 
     Args:
-        values: (n,); missing (NaN) ones are left out.
+        values: (n,), one per subject; missing (NaN) ones are left out.
         seed: of the bootstrap.
-        groups: the subject of each value, where subjects have several (one per training run): subjects are drawn, each
-            with all of its values, as values of one subject are not independent. By default each value is a subject.
 
     Returns:
         ``value``, ``low``, ``high``; undefined below 3 subjects.
     """
-    return _resampled_mean(values, seed, groups)[0]
-
-
-def paired_difference(
-    a: Sequence[float], b: Sequence[float], seed: int = 0, groups: Sequence[Hashable] | None = None
-) -> dict:
-    """Mean of a - b over pairs of values of the same subject, with a bootstrap interval and test.
-
-    Args:
-        a, b: (n,), in the same order; pairs with a missing (NaN) value are left out.
-        seed, groups: as in ``bootstrap_mean``.
-
-    Returns:
-        ``value``, ``low``, ``high`` and ``p`` = min(1, 2 (1 + min(#{d ≤ 0}, #{d ≥ 0})) / (1 + 1000)) with d the mean
-        differences of the 1000 resamples: two-sided, the level at which the interval would reach zero, and never below
-        0.002. Undefined below 3 subjects.
-    """
-    if np.shape(a) != np.shape(b):
-        raise ValueError(f"Pairs need values of the same subjects: there are {np.shape(a)} and {np.shape(b)}.")
-    result, samples = _resampled_mean(np.subtract(a, b, dtype=float), seed, groups)
-    smaller = min((samples <= 0).sum(), (samples >= 0).sum())
-    p = min(1.0, 2 * (1 + smaller) / (1 + len(samples))) if len(samples) else float("nan")
-    return result | {"p": float(p)}
-
-
-def _resampled_mean(values: Sequence[float], seed: int, groups: Sequence[Hashable] | None) -> tuple[dict, np.ndarray]:
-    """The report of a mean, and the means of the resamples of subjects."""
     values = np.asarray(values, dtype=float)
-    groups = np.arange(values.size) if groups is None else np.asarray(groups)
-    if values.ndim != 1 or groups.shape != values.shape:
-        raise ValueError(f"Give one value per row and its subject: there are {values.shape} and {groups.shape}.")
-    known = np.isfinite(values)
-    subjects, subject = np.unique(groups[known], return_inverse=True)
-    if len(subjects) < LEAST_VALUES:
-        what = "subject has a value" if len(subjects) == 1 else "subjects have a value"
-        return undefined(f"{len(subjects)} {what}, of at least {LEAST_VALUES}"), np.empty(0)
-    total, count = np.bincount(subject, values[known]), np.bincount(subject)
-    mean, samples = bootstrap(lambda weights: (weights @ total / (weights @ count))[:, None], len(subjects), seed)
-    return summary(mean, samples), samples[:, 0]
+    known = values[~np.isnan(values)]
+    if len(known) < LEAST_VALUES:
+        return undefined(f"values are known for {len(known)} subjects, of at least {LEAST_VALUES}")
+    return summary(*bootstrap(lambda weights: (weights @ known / weights.sum(axis=1))[:, None], len(known), seed))

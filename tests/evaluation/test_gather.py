@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from scripts.evaluation.gather import gather, mean_sd, paired_tests
+from scripts.evaluation.comparison import compare, paired_tests
+from scripts.evaluation.gather import gather, mean_sd
 from scripts.evaluation.interpretability import MODEL, SAMPLED
 from scripts.evaluation.study import METRICS, Run
 from scripts.storage import read_csv, write_csv
@@ -28,7 +29,7 @@ def finished_run(root, method, seed, ssim, error, gamma=None, subjects=SUBJECTS)
     folder = run.folder / METRICS.parent
     folder.mkdir(parents=True)
     description = {"section": "test", "dimensions": [0, 1], "data": {"attributes": NAMES, "phases": ["ED"]}}
-    description |= {"loss": {"gamma": 1 if gamma is None else gamma}}
+    description |= {"training": {"gamma": 1 if gamma is None else gamma}, "signs": [1, 1]}
     rows = {MODEL: protocol(1 - error), SAMPLED: protocol(0.5), "oracle": protocol(1.0)}
     images = {"All": {"SSIM": number(ssim), "LPIPS": number(0.2), "PSNR": number(20), "MSE": number(0.01)}}
     metrics = {"description": description, "images": images, "realism": {"kid": number(2)}}
@@ -84,7 +85,7 @@ def test_missing_runs_are_named_and_left_out(runs, tmp_path):
 
 
 def test_the_better_method_is_found_on_the_same_subjects(runs):
-    tests = {test["column"]: test for test in paired_tests(runs)}
+    tests = {test["figure"]: test for test in paired_tests(runs)}
     assert tests["SSIM"]["difference"] == pytest.approx(0.1, abs=0.01)
     assert tests["SSIM"]["p"] < 0.01
     assert tests["SCC"]["difference"] < 0
@@ -94,24 +95,41 @@ def test_the_better_method_is_found_on_the_same_subjects(runs):
     assert tests["SSIM"]["seeds"] == 2
 
 
-def test_the_order_of_codes_of_a_method_without_attributes_does_not_matter(tmp_path):
-    """Codes that fall with the attribute are as good as codes that rise with it."""
+def test_codes_that_an_evaluation_turned_are_turned_here(tmp_path):
     ours, theirs = (finished_run(tmp_path, name, 0, 0.5, 0.1) for name in ("ours", "theirs"))
-    path = theirs.folder / METRICS.parent / "subjects.csv"
-    rows = read_csv(path)
-    write_csv(path, [row | {"z0": -float(row["z0"])} for row in rows], list(rows[0]))
-    tests = {test["column"]: test for test in paired_tests([ours, theirs])}
-    assert tests["SCC"]["difference"] == pytest.approx(0)
-    assert tests["R²"]["difference"] == pytest.approx(0)
+    folder = theirs.folder / METRICS.parent
+    rows = read_csv(folder / "subjects.csv")
+    write_csv(folder / "subjects.csv", [row | {"z0": -float(row["z0"])} for row in rows], list(rows[0]))
+    metrics = json.loads((folder / "metrics.json").read_text())
+    metrics["description"]["signs"] = [-1, 1]
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    tests = {test["figure"]: test for test in paired_tests([ours, theirs])}
+    for figure in ("SCC", "R²", "partial SCC"):
+        assert tests[figure]["difference"] == pytest.approx(0)
 
 
 def test_methods_that_were_judged_on_other_subjects_are_not_compared(tmp_path):
+    subjects = SUBJECTS[1:]
     runs = [
         finished_run(tmp_path, "ours", 0, 0.5, 0.1),
-        finished_run(tmp_path, "theirs", 0, 0.5, 0.1, subjects=SUBJECTS[1:]),
+        finished_run(tmp_path, "theirs", 0, 0.5, 0.1, subjects=subjects),
     ]
-    with pytest.raises(ValueError, match="theirs and ours were judged on different subjects"):
-        list(paired_tests(runs))
+    [test] = paired_tests(runs)
+    assert "different subjects" in test["undefined"]
+    gather(runs, tmp_path)  # the tables are there all the same
+
+
+def test_the_reference_is_the_first_method_of_the_plan_even_where_it_lacks_a_seed(runs):
+    runs[0] = runs[0]._replace(folder=runs[0].folder / "absent")
+    tests = paired_tests(runs)
+    assert {(test["reference"], test["method"], test["seeds"]) for test in tests} == {("ours", "theirs", 1)}
+
+
+def test_many_tests_make_a_chance_finding_less_likely(runs):
+    alone = {test["figure"]: test["p"] for test in compare([(runs[1], runs[0]), (runs[3], runs[2])])}
+    together = {test["figure"]: test["p"] for test in paired_tests(runs)}
+    assert all(together[figure] >= alone[figure] for figure in alone)
+    assert together["SSIM"] > alone["SSIM"]
 
 
 def test_a_mean_tells_how_many_runs_it_is_of():

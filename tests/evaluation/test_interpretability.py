@@ -49,6 +49,8 @@ def test_rows_hold_the_model_the_references_and_the_ceiling():
     assert all(len(row.training) == 30 and len(row.test) == 20 for row in rows.values())
     assert rows[MODEL].dimensions.tolist() == [0, 1, 2]
     np.testing.assert_array_equal(rows[SAMPLED].test, test.sampled_codes(0))
+    assert len({row.test.shape for row in rows.values()}) == 1  # metrics fall with the number of dimensions
+    np.testing.assert_array_equal(rows[CEILING].test[:, :3], test.attributes)
 
 
 def test_codes_without_attribute_loss_are_judged_on_what_training_subjects_choose():
@@ -57,6 +59,7 @@ def test_codes_without_attribute_loss_are_judged_on_what_training_subjects_choos
         part.codes[:, 5] *= -1
     rows = code_rows(training, test, False)
     assert rows[MODEL].dimensions.tolist() == [5, 3, 1]
+    assert rows[MODEL].signs.tolist() == [-1, 1, 1]
     found = both_protocols({MODEL: rows[MODEL]}, training.attributes, test.attributes, NAMES)
     assert found["sound"][MODEL]["scc"]["value"] == pytest.approx(1)  # turned, so that it rises with the attribute
 

@@ -2,16 +2,23 @@ import json
 import sys
 from pathlib import Path
 
+import fire
 import pytest
 
+from scripts.cohort.datalist import FILE_KEYS
+from scripts.cohort.layout import PHASES
 from scripts.evaluation.study import METRICS, Run, execute, plan, slug, write_list
+from tests.conftest import ROOT
 
+CONFIGS = ROOT / "bundle" / "configs"
 METHODS = {"AR-SIVAE": [], "β-VAE": ["beta_vae.json"]}
 
 
 @pytest.fixture
 def datalist(tmp_path):
-    items = [{"subject": f"s{k:02}"} for k in range(10)]
+    keys = dict.fromkeys(FILE_KEYS, "x.nii.gz") | {f"frame_{p}": None for p in PHASES}
+    keys |= {f"basal_slice_{p}": 0 for p in PHASES}
+    items = [{"subject": f"s{k:02}", **keys} for k in range(10)]
     path = tmp_path / "datalist.json"
     path.write_text(json.dumps({"training": items[:8], "validation": [], "test": items[8:]}))
     return path
@@ -22,7 +29,7 @@ def planned(datalist, tmp_path, **changes):
         **{"methods": METHODS, "inputs": {"ED+ES": [], "ED": ["ed.json"]}, "seeds": [0, 1], "gammas": {}},
         **{"overlays": ["compact.json"], "overrides": {"max_epochs": 2}},
     } | changes
-    return plan("configs", "scans", datalist, tmp_path / "study", **options)
+    return plan(CONFIGS, "scans", datalist, tmp_path / "study", **options)
 
 
 def test_every_combination_has_a_folder_of_its_own(datalist, tmp_path):
@@ -35,8 +42,9 @@ def test_a_run_is_a_training_and_an_evaluation_with_the_same_keys(datalist, tmp_
     run = planned(datalist, tmp_path)[3]
     training, evaluation = run.commands
     assert training[1:5] == ("-m", "monai.bundle", "run", "training")
-    assert "'configs/compact.json', 'configs/ed.json', 'configs/beta_vae.json']" in training[5]
-    assert evaluation[5].endswith("'configs/beta_vae.json', 'configs/evaluate.json']")
+    files = ["train.json", "compact.json", "ed.json", "beta_vae.json"]
+    assert training[5] == f"--config_file={[str(CONFIGS / file) for file in files]}"
+    assert evaluation[5] == f"--config_file={[str(CONFIGS / file) for file in [*files, 'evaluate.json']]}"
     for key in ("--seed=0", "--max_epochs=2", f"--output_dir={run.folder}"):
         assert key in training
         assert key in evaluation
@@ -51,6 +59,39 @@ def test_weights_of_the_attribute_loss_are_runs_of_their_own(datalist, tmp_path)
         planned(datalist, tmp_path, gammas={"AR-SIVEA": [1]})
     with pytest.raises(ValueError, match="gammas of AR-SIVAE hold 'null'"):
         planned(datalist, tmp_path, gammas={"AR-SIVAE": ["null"]})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"overrides": {"seed": 7, "gamma": 0.1}}, "overrides set seed, gamma, which the study sets for each run"),
+        ({"seeds": []}, "seeds is empty"),
+        ({"gammas": {"AR-SIVAE": 5}}, "gammas of AR-SIVAE are 5: expected a list"),
+    ],
+)
+def test_a_study_that_makes_no_sense_is_refused(changes, message, datalist, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        planned(datalist, tmp_path, **changes)
+
+
+def test_an_overlay_that_does_not_exist_is_named(datalist, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"overlay 'edd.json' is not in"):
+        planned(datalist, tmp_path, inputs={"ED": ["edd.json"]})
+
+
+def test_a_folder_of_another_plan_is_refused(datalist, tmp_path):
+    planned(datalist, tmp_path)
+    planned(datalist, tmp_path)  # the same again may go on
+    with pytest.raises(ValueError, match=r"was made by another study: max_epochs is 3, was 2"):
+        planned(datalist, tmp_path, overrides={"max_epochs": 3})
+
+
+def test_overrides_arrive_as_what_they_are(datalist, tmp_path):
+    keys = {"regularize": False, "patience": None, "zoom_range": [0.9, 1.1], "trunk": "vgg16"}
+    run = planned(datalist, tmp_path, overrides=keys)[0]
+    parsed = {}
+    fire.Fire(lambda **given: parsed.update(given), command=[a for a in run.commands[0] if a.startswith("--")])
+    assert {key: parsed[key] for key in keys} == keys
 
 
 def test_a_split_draws_the_same_subjects_for_all_methods_of_a_seed(datalist, tmp_path):

@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from scripts.metrics.resampling import bootstrap_mean, jackknife, jackknife_interval, paired_difference, without_groups
+from scripts.metrics.resampling import (
+    bootstrap,
+    bootstrap_mean,
+    correlation_interval,
+    jackknife,
+    jackknife_interval,
+    two_sided_p,
+    without_groups,
+)
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -40,41 +48,21 @@ def test_interval_of_a_mean():
     assert (found["low"], found["high"]) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.02)
 
 
-def test_subjects_and_not_rows_are_drawn():
-    subjects = np.random.default_rng(0).normal(size=40)
-    rows = np.tile(subjects, 5)  # five trainings that agree add nothing
-    ids = np.tile([f"s{i}" for i in range(40)], 5)
-    alone, pooled = bootstrap_mean(np.sort(subjects)), bootstrap_mean(rows, groups=ids)
-    assert pooled["high"] - pooled["low"] == pytest.approx(alone["high"] - alone["low"], rel=0.1)
-    naive = bootstrap_mean(rows)
-    assert naive["high"] - naive["low"] < 0.6 * (pooled["high"] - pooled["low"])
+def test_p_is_the_level_at_which_the_interval_reaches_zero():
+    error = np.random.default_rng(0).normal(0.25, 1, size=50)
+    _, samples = bootstrap(lambda weights: (weights @ error / 50)[:, None], 50)
+    assert two_sided_p(samples[:, 0]) == pytest.approx(stats.ttest_1samp(error, 0).pvalue, abs=0.03)
+    assert two_sided_p(-samples[:, 0]) == pytest.approx(two_sided_p(samples[:, 0]), abs=0.003)
+    assert two_sided_p(np.ones(1000)) == pytest.approx(2 / 1001)
+    assert two_sided_p(np.zeros(1000)) == 1
 
 
-def test_paired_difference():
-    a, rng = np.arange(50.0), np.random.default_rng(0)
-    better = paired_difference(a + 1 + 0.1 * rng.normal(size=50), a)
-    assert better["low"] < better["value"] < better["high"]
-    assert better["value"] == pytest.approx(1, abs=0.1)
-    assert better["p"] == pytest.approx(2 / 1001)
-    assert paired_difference(a, a)["p"] == 1
-    error = rng.normal(0.25, 1, size=50)
-    t_test = stats.ttest_1samp(error, 0).pvalue
-    assert paired_difference(a + error, a)["p"] == pytest.approx(t_test, abs=0.03)
-
-
-def test_missing_pairs_are_left_out():
-    assert paired_difference([1, 2, 3, np.nan, 9], [0, 0, 0, 0, np.nan])["value"] == 2
+def test_a_correlation_has_no_interval_beyond_one():
+    samples = np.array([0.9, 1.0, 0.8, 1.0])
+    assert jackknife_interval(0.95, samples)[1] > 1
+    assert correlation_interval(0.95, samples)[1] == 1
+    assert correlation_interval(-0.95, -samples)[0] == -1
 
 
 def test_two_subjects_have_no_interval():
-    assert "2 subjects have a value" in bootstrap_mean([1, 2, np.nan])["undefined"]
-    pooled = paired_difference([1, 2, 3, 4], [0, 0, 0, 0], groups=["a", "a", "a", "a"])
-    assert "1 subject has a value" in pooled["undefined"]
-    assert np.isnan([pooled[key] for key in ("value", "low", "high", "p")]).all()
-
-
-def test_values_and_subjects_must_match():
-    with pytest.raises(ValueError, match="same subjects"):
-        paired_difference([1, 2, 3], [1, 2])
-    with pytest.raises(ValueError, match="one value per row"):
-        bootstrap_mean([1, 2, 3], groups=["a", "b"])
+    assert "2 subjects" in bootstrap_mean([1, 2, np.nan])["undefined"]

@@ -30,7 +30,7 @@ def cached_dataset(
     """
     if cache_dir:
         return PersistentDataset(data, transform, cache_dir, hash_transform=pickle_hashing)
-    return CacheDataset(data, transform, num_workers=os.cpu_count(), runtime_cache=not at_once)
+    return CacheDataset(data, transform, num_workers=os.cpu_count(), runtime_cache=False if at_once else "threads")
 
 
 def streamed_dataset(

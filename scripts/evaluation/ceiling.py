@@ -33,9 +33,6 @@ class AttributeRegressor(nn.Module):
         items: training subjects of a datalist, from which mean and standard deviation of each attribute are taken.
         attributes: their names.
         dropout: share of features that are dropped in training.
-
-    Raises:
-        ValueError: when an attribute does not vary among the items.
     """
 
     def __init__(
@@ -48,12 +45,10 @@ class AttributeRegressor(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        known = [torch.tensor([item[name] for item in items if item[name] is not None]) for name in attributes]
-        constant = [name for name, values in zip(attributes, known, strict=True) if not values.std() > 0]
-        if constant:
-            raise ValueError(f"{', '.join(constant)} does not vary among the training subjects; leave it out.")
+        known = [torch.tensor([float(item[name]) for item in items if item[name] is not None]) for name in attributes]
+        std = torch.stack([values.std(correction=0) for values in known])
         self.register_buffer("mean", torch.stack([values.mean() for values in known]))
-        self.register_buffer("std", torch.stack([values.std() for values in known]))
+        self.register_buffer("std", torch.where(std > 0, std, 1))  # what does not vary needs no scale
         self.network = Regressor(
             in_shape=(in_channels, *spatial_size),
             out_shape=(len(attributes),),
@@ -81,8 +76,11 @@ class StandardizedError(nn.Module):
 
     def forward(self, prediction: torch.Tensor, attributes: torch.Tensor) -> torch.Tensor:
         """Error of predictions (B, A): a scalar."""
-        error = ((prediction - attributes) / self.std.to(prediction)).square()
-        return error.nansum() / (~attributes.isnan()).sum().clamp(min=1)
+        known = ~attributes.isnan()
+        # Replaced before the difference: a NaN that is only left out of the sum would still be in its gradient.
+        target = torch.where(known, attributes, prediction.detach())
+        error = ((prediction - target) / self.std.to(prediction)).square()
+        return error.sum() / known.sum().clamp(min=1)
 
 
 def fit(
@@ -97,7 +95,8 @@ def fit(
         settings: what the ceiling depends on; those of one that is found must be the same.
 
     Raises:
-        ValueError: naming settings that differ.
+        ValueError: naming settings that differ, or when there are none beside the weights.
+        FloatingPointError: for weights that are not finite; they are not saved.
     """
     folder = output_folder(folder, "ceiling_dir")
     if (folder / WEIGHTS).is_file():
@@ -106,14 +105,19 @@ def fit(
         return network
     print(f"Training the supervised ceiling for {trainer.state.max_epochs} epochs.", flush=True)
     trainer.run()
+    if not all(tensor.isfinite().all() for tensor in network.state_dict().values()):
+        raise FloatingPointError("the supervised ceiling diverged: lower --ceiling_learning_rate.")
     write_json(folder / SETTINGS, settings)
     save(network.state_dict(), folder / WEIGHTS)
     return network
 
 
 def _refuse_another(path: Path, settings: Mapping[str, Any]) -> None:
-    if path.is_file():
-        try:
-            refuse_other_settings(json.loads(path.read_text()), settings, path)
-        except ValueError as error:
-            raise ValueError(f"{error} Or name another --ceiling_dir.") from error
+    if not path.is_file():
+        raise ValueError(f"'{path}' is missing, so that {WEIGHTS} beside it may be of other data: remove that.")
+    try:
+        refuse_other_settings(json.loads(path.read_text()), settings, path)
+    except ValueError as error:
+        raise ValueError(
+            f"This ceiling is of other data or settings: {error} For it, name another --ceiling_dir."
+        ) from error

@@ -13,6 +13,7 @@ from scipy import stats
 
 from scripts.evaluation.study import METRICS, Run
 from scripts.metrics.correlations import line_predictions, own_partial_spearman, paired_spearman, r2
+from scripts.metrics.preconditions import LEAST_SUBJECTS, obstacles
 from scripts.metrics.resampling import GROUPS, bootstrap, jackknife_interval, two_sided_p, without_groups
 from scripts.storage import read_csv
 
@@ -72,6 +73,9 @@ def compare(pairs: Sequence[tuple[Run, Run]]) -> Iterator[dict[str, Any]]:
     if any(a[0] != b[0] for a, b in loaded):
         yield {"figure": "", "undefined": "they were judged on different subjects of a seed"}
         return
+    if any(len(names) < LEAST_SUBJECTS for (names, _, _), _ in loaded):
+        yield {"figure": "", "undefined": f"fewer than {LEAST_SUBJECTS} subjects were judged"}
+        return
     subjects = sorted({subject for (names, _, _), _ in loaded for subject in names})
     places = [[subjects.index(name) for name in names] for (names, _, _), _ in loaded]
 
@@ -105,11 +109,11 @@ def run_statistics(run: Run) -> tuple[list[str], Statistic, Statistic]:
     quality = np.array([[np.mean([float(row[f"{q}_{p}"]) for p in phases]) for q in QUALITIES] for row in test])
     codes, attributes = codes_and_attributes(test, description)
     predictions = line_predictions(*codes_and_attributes(training, description), codes)
-    varies = np.nanmin(attributes, axis=0) < np.nanmax(attributes, axis=0)
+    usable = np.array([not reason for reason in obstacles(attributes, "test ")])
     return (
         [row["subject"] for row in test],
-        partial(_resampled, quality, codes[:, varies], attributes[:, varies], predictions[:, varies]),
-        partial(_partial, codes[:, varies], attributes[:, varies]),
+        partial(_resampled, quality, codes[:, usable], attributes[:, usable], predictions[:, usable]),
+        partial(_partial, codes[:, usable], attributes[:, usable]),
     )
 
 
@@ -126,10 +130,14 @@ def _resampled(
     quality: np.ndarray, codes: np.ndarray, attributes: np.ndarray, predictions: np.ndarray, weights: np.ndarray
 ) -> np.ndarray:
     means = weights @ quality / weights.sum(axis=1, keepdims=True)
-    explained = r2(attributes, predictions, weights).mean(axis=1)
-    return np.column_stack([means, explained, paired_spearman(codes, attributes, weights).mean(axis=1)])
+    explained, ordered = r2(attributes, predictions, weights), paired_spearman(codes, attributes, weights)
+    return np.column_stack([means, _mean(explained), _mean(ordered)])
 
 
 def _partial(codes: np.ndarray, attributes: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    own = own_partial_spearman(codes, attributes, [True] * codes.shape[1], weights)
-    return own.mean(axis=1, keepdims=True)
+    return _mean(own_partial_spearman(codes, attributes, [True] * codes.shape[1], weights))
+
+
+def _mean(values: np.ndarray) -> np.ndarray:
+    """Mean over attributes (W, 1); NaN without any."""
+    return values.mean(axis=1, keepdims=True) if values.shape[1] else np.full((len(values), 1), np.nan)

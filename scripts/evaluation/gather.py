@@ -16,7 +16,7 @@ from scripts.checkpoint import read
 from scripts.evaluation.comparison import label, paired_tests
 from scripts.evaluation.images import QUALITIES
 from scripts.evaluation.interpretability import MODEL, SAMPLED
-from scripts.evaluation.study import METRICS, Run
+from scripts.evaluation.study import LOG, METRICS, Run, execute
 from scripts.evaluation.tables import PAPER_COLUMNS, SOUND_COLUMNS, number
 from scripts.figures import reconstruction_figure
 from scripts.storage import atomic_path, output_folder, write_csv
@@ -30,6 +30,26 @@ SOUND |= {"DCI": ("dci",), "active units": ("active_units",)}
 WORDS = {MODEL: "", SAMPLED: ", sampled z"}
 
 
+def run_study(runs: Sequence[Run], output_dir: str | os.PathLike, workers: int = 1) -> None:
+    """Execute what is left of a plan, and gather what is finished.
+
+    Args:
+        runs, output_dir: as of ``gather``.
+        workers: runs at a time.
+
+    Raises:
+        RuntimeError: at the end, naming the logs of the runs that failed.
+    """
+    failed = execute(runs, workers)
+    if any(run.finished for run in runs):
+        gather(runs, output_dir)
+    if failed:
+        raise RuntimeError(
+            f"{len(failed)} of {len(runs)} runs failed: {', '.join(str(run.folder / LOG) for run in failed)}. "
+            "The others are finished; the same command tries these again."
+        )
+
+
 def gather(runs: Sequence[Run], output_dir: str | os.PathLike) -> None:
     """Write ``study.md``, ``study.csv``, ``tests.csv`` and figures from the runs that are finished.
 
@@ -40,7 +60,7 @@ def gather(runs: Sequence[Run], output_dir: str | os.PathLike) -> None:
     Raises:
         ValueError: when no run is finished.
     """
-    results = {run: json.loads((run.folder / METRICS).read_text()) for run in runs if run.finished}
+    results = {run: read_metrics(run) for run in runs if run.finished}
     missing = [run.name for run in runs if run not in results]
     if not results:
         raise ValueError(
@@ -63,6 +83,17 @@ def gather(runs: Sequence[Run], output_dir: str | os.PathLike) -> None:
     if tests:
         write_csv(output / "tests.csv", tests, list(dict.fromkeys(key for test in tests for key in test)))
     print(f"Study of {len(results)} runs: {output / 'study.md'}")
+
+
+def read_metrics(run: Run) -> dict[str, Any]:
+    """A run's metrics.json; raises ValueError naming the file where it is broken."""
+    path = run.folder / METRICS
+    try:
+        return json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"'{path}' is broken ({error}): remove it, and 'run run' evaluates {run.name} again."
+        ) from error
 
 
 # Tables: mean ± SD over seeds

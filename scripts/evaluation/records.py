@@ -69,9 +69,14 @@ class ImageOutputs:
     Args:
         network: images (B, C, H, W) to vectors (B, F); evaluated without gradients.
         limit: images after the first so many are left out, to bound the memory.
+
+    Raises:
+        ValueError: for a limit that leaves out all.
     """
 
     def __init__(self, network: nn.Module, limit: int | None = None) -> None:
+        if limit is not None and limit < 1:
+            raise ValueError(f"feature_subjects is {limit}: at least 1 is needed (realism needs 10).")
         self.network, self.limit = network, limit
         self.batches: list[np.ndarray] = []
 

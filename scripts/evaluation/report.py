@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,7 @@ class EvaluationReport:
             ``quality`` and ``examples``.
         network: the model.
         samples: draws from the prior.
-        tensorboard_dir: of the training, for its curves; there are none where it does not exist.
+        tensorboard_dir: of the training, for its curves; there are none where it holds no log.
         warmup_epochs: of the training.
     """
 
@@ -165,10 +166,9 @@ class EvaluationReport:
         """Name and figure, one at a time."""
         training, test, examples = self.training["records"], self.test["records"], self.test["examples"]
         method = self.description["method"]
-        yield (
-            "reconstructions",
-            reconstruction_figure(examples.images, {method: examples.reconstructions}, self.phases),
-        )
+        if len(examples.images):
+            pictures = {method: examples.reconstructions}
+            yield "reconstructions", reconstruction_figure(examples.images, pictures, self.phases)
         if self.description["model"]["regularize"]:
             mean_codes = torch.as_tensor(training.codes, dtype=torch.float32, device=device_of(self.network))
             self.network.eval()
@@ -187,7 +187,7 @@ class EvaluationReport:
         )
         partial = partial_correlations(own[1], test.attributes)
         yield "correlations", correlation_figure(partial, self.names, self.labels(codes), self.relation)
-        if self.tensorboard_dir.is_dir():
+        with suppress(FileNotFoundError):  # the log of a training may have been left elsewhere
             yield "curves", curves_figure(read_scalars(self.tensorboard_dir), self.warmup_epochs)
         if len(pairs.samples):
             yield "samples", samples_figure(*pairs, self.phases, "distance in feature space")

@@ -5,13 +5,14 @@ from __future__ import annotations
 import ast
 import itertools
 import json
+import math
 import os
 import re
 import shlex
 import subprocess
 import sys
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -86,8 +87,8 @@ def plan(
             that the study sets; for a study without runs; for a run's folder that was made by another plan.
         FileNotFoundError: for an overlay that does not exist.
     """
-    check_gammas(gammas, methods)
     check_study(config_dir, methods, inputs, seeds, overlays, overrides)
+    check_gammas(gammas, methods, config_dir)
     output, runs = output_folder(output_dir).resolve(), []
     for seed, (phases, of_input), (method, of_method) in itertools.product(seeds, inputs.items(), methods.items()):
         for weight in gammas.get(method, [DEFAULT]):
@@ -108,6 +109,12 @@ def plan(
                 command("run", [Path(config_dir) / file for file in [*files, "evaluate.json"]], keys | ceiling),
             )
             runs.append(Run(name, method, phases, gamma, seed, output / name, commands))
+    names = [run.name for run in runs]
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise ValueError(
+            f"two runs would have the folder {twice[0]}: give methods, inputs and gammas that differ more."
+        )
     for run in runs:
         keep_plan(run)
     return runs
@@ -122,15 +129,25 @@ def check_study(
     overrides: Mapping[str, Any],
 ) -> None:
     """Raise for what would make a study empty, or fail in each of its runs."""
-    for key, chosen in (("methods", methods), ("inputs", inputs), ("seeds", seeds)):
-        if not chosen:
-            raise ValueError(f"{key} is empty: a study needs at least one.")
+    for key, chosen, kind in (("methods", methods, dict), ("inputs", inputs, dict), ("seeds", seeds, (list, tuple))):
+        if not isinstance(chosen, kind) or not chosen:
+            raise ValueError(
+                f"{key} is {chosen!r}: expected {'names and their overlays' if kind is dict else 'a list'}."
+            )
+    wrong = [seed for seed in seeds if type(seed) is not int or seed < 0 or seeds.count(seed) > 1]
+    if wrong:
+        raise ValueError(f"seeds hold {wrong[0]!r}: expected different whole numbers, none of them negative.")
     reserved = [key for key in RESERVED if key in overrides]
     if reserved:
         raise ValueError(f"overrides set {', '.join(reserved)}, which the study sets for each run by itself.")
-    for file in {*overlays, *itertools.chain(*methods.values(), *inputs.values())}:
-        if not (Path(config_dir) / file).is_file():
-            raise FileNotFoundError(f"overlay '{file}' is not in {config_dir}; name one of these, or a full path.")
+    for key, files in {"overlays": overlays, **methods, **inputs}.items():
+        if isinstance(files, str):
+            raise ValueError(f"{key} is '{files}': expected a list, such as ['{files}'].")
+        for file in files:
+            if not (Path(config_dir) / file).is_file():
+                raise FileNotFoundError(
+                    f"overlay '{file}' of {key} is not in {config_dir}; name one of these, or a full path."
+                )
 
 
 def keep_plan(run: Run) -> None:
@@ -162,16 +179,26 @@ def plan_of(run: Run) -> dict[str, str]:
     return keys
 
 
-def check_gammas(gammas: Mapping[str, Sequence[float | str]], methods: Iterable[str]) -> None:
-    """Raise ValueError for a method that is not there, or a weight that is neither a number nor "default"."""
+def check_gammas(
+    gammas: Mapping[str, Sequence[float | str]], methods: Mapping[str, Sequence[str]], config_dir: str | os.PathLike
+) -> None:
+    """Raise ValueError for a method without attribute loss, or a weight that is neither a number nor "default"."""
     for method, weights in gammas.items():
-        if not isinstance(weights, list | tuple):
-            raise ValueError(f"gammas of {method} are {weights!r}: expected a list of numbers or '{DEFAULT}'.")
         if method not in methods:
             raise ValueError(f"gammas name {method}, which is none of the methods {', '.join(methods)}.")
-        wrong = [weight for weight in weights if weight != DEFAULT and not isinstance(weight, int | float)]
+        if not isinstance(weights, list | tuple) or not weights:
+            raise ValueError(f"gammas of {method} are {weights!r}: expected a list of numbers or '{DEFAULT}'.")
+        wrong = [weight for weight in weights if weight != DEFAULT and not is_number(weight)]
         if wrong:
             raise ValueError(f"gammas of {method} hold {wrong[0]!r}: expected numbers or '{DEFAULT}'.")
+        overlays = [json.loads((Path(config_dir) / file).read_text()) for file in methods[method]]
+        if any(overlay.get("regularize") is False for overlay in overlays):
+            raise ValueError(f"gammas name {method}, which has no attribute loss: its weight would change nothing.")
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a finite number, and no truth value."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def slug(name: str) -> str:
@@ -215,7 +242,7 @@ def write_list(runs: Sequence[Run], path: str | os.PathLike) -> None:
     print(f"{len(left)} of {len(runs)} runs are left, one per line of {path}")
 
 
-def execute(runs: Sequence[Run], workers: int = 1) -> None:
+def execute(runs: Sequence[Run], workers: int = 1) -> list[Run]:
     """Run what is not finished; a run that fails does not stop the others.
 
     What a run prints goes to ``run.log`` in its folder.
@@ -224,20 +251,20 @@ def execute(runs: Sequence[Run], workers: int = 1) -> None:
         runs: of the plan.
         workers: runs at a time.
 
+    Returns:
+        The runs that failed.
+
     Raises:
-        RuntimeError: at the end, naming the logs of the runs that failed.
+        ValueError: without workers.
     """
+    if workers < 1:
+        raise ValueError(f"workers is {workers}: expected 1 or more runs at a time.")
     left = [run for run in runs if not run.finished]
     print(f"{len(runs) - len(left)} of {len(runs)} runs are finished.", flush=True)
     # Runs of one input and seed share a ceiling, which must not be trained twice at a time: they keep their order.
     shared = itertools.groupby(left, key=lambda run: (run.seed, run.phases))
     with ThreadPoolExecutor(workers) as pool:
-        failed = list(itertools.chain(*pool.map(_execute_in_order, [list(group) for _, group in shared])))
-    if failed:
-        raise RuntimeError(
-            f"{len(failed)} of {len(runs)} runs failed: {', '.join(str(run.folder / LOG) for run in failed)}. "
-            "The others are finished; the same command tries these again."
-        )
+        return list(itertools.chain(*pool.map(_execute_in_order, [list(group) for _, group in shared])))
 
 
 def _execute_in_order(runs: Sequence[Run]) -> list[Run]:

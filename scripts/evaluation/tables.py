@@ -34,7 +34,7 @@ def all_tables(metrics: Mapping[str, Any]) -> list[Table]:
     description, interpretability = metrics["description"], metrics["interpretability"]
     count = metrics["subjects"][description["section"]]
     who = f"{description['method']}, seed {description['seed']}, {count} {description['section']} subjects"
-    return [
+    tables = [
         image_table(metrics["images"], who, description),
         paper_table(interpretability["paper"], who),
         attribute_table(interpretability["paper"][MODEL], who),
@@ -42,12 +42,13 @@ def all_tables(metrics: Mapping[str, Any]) -> list[Table]:
         sound_attribute_table(interpretability["sound"][MODEL], description),
         realism_table(metrics["realism"], description),
     ]
+    return [table for table in tables if table.rows]
 
 
 def image_table(images: Mapping[str, Any], who: str, description: Mapping[str, Any]) -> Table:
     """Image quality in the layout of the paper's Table 1."""
     training = description["training"]
-    trained = f"trained with {training['trunk']}" if training.get("perceptual_weight") else "trained without one"
+    trained = f"trained with {training.get('trunk')}" if training.get("perceptual_weight") else "trained without one"
     note = (
         f"{who}. Reconstructions from mean codes; means over subjects. SSIM: 7x7 window, range 1; PSNR in dB; LPIPS: "
         f"{description['lpips_net']} trunk ({trained}), comparable with no other trunk; MSE of values that are not "
@@ -78,7 +79,10 @@ def attribute_table(row: Mapping[str, Any], who: str) -> Table:
     """Interpretability per attribute, in the layout of the paper's Appendix B."""
     each = row.get("interpretability", {}).get("each", {})
     rows = {
-        name: {"dimension": {"text": str(values["dimension"])}, "Interpretability": values}
+        name: {
+            "dimension": {"text": "n/a" if values.get("undefined") else str(values["dimension"])},
+            "Interpretability": values,
+        }
         for name, values in each.items()
     }
     note = (
@@ -133,7 +137,8 @@ def realism_table(realism: Mapping[str, Any], description: Mapping[str, Any]) ->
         for key, name in (("kid", "KID"), ("frechet", "Fréchet distance"))
     }
     copies = realism["memorization"]
-    rows["memorization"] = {"generated": copies, "training images": {"text": f"expected {number(copies['expected'])}"}}
+    expected = "n/a" if copies.get("undefined") else f"expected {number(copies['expected'])}"
+    rows["memorization"] = {"generated": copies, "training images": {"text": expected}}
     return Table("realism", "Realism of generated images", note, rows)
 
 
@@ -146,7 +151,7 @@ def to_markdown(table: Table) -> str:
     reasons = sorted(
         {value["undefined"] for row in table.rows.values() for value in row.values() if value.get("undefined")}
     )
-    lines += [""] * bool(reasons) + [f"n/a: {reason}." for reason in reasons]
+    lines += [""] * bool(reasons) + [f"n/a: {reason.rstrip('.')}." for reason in reasons]
     return "\n".join(lines) + "\n"
 
 

@@ -44,13 +44,39 @@ def test_predictions_have_the_attributes_own_units():
 def test_the_error_counts_in_standard_deviations_and_leaves_missing_values_out():
     network = regressor()
     attributes = torch.tensor([[100.0, float("nan")], [104.0, 60.0]])
-    off = attributes + 2 * network.std
+    off = attributes.nan_to_num() + 2 * network.std
     assert float(StandardizedError(network)(off, attributes)) == pytest.approx(4)
 
 
-def test_a_constant_attribute_is_named():
-    with pytest.raises(ValueError, match="RV does not vary"):
-        regressor(items=[{"LV": float(k), "RV": 1.0} for k in range(4)])
+def test_a_missing_value_leaves_no_trace_in_the_gradient():
+    network = regressor()
+    prediction = torch.zeros(2, 2, requires_grad=True)
+    StandardizedError(network)(prediction, torch.tensor([[1.0, float("nan")], [2.0, 3.0]])).backward()
+    assert prediction.grad.isfinite().all()
+    assert float(prediction.grad[0, 1]) == 0
+    assert (prediction.grad.flatten()[[0, 2, 3]] != 0).all()
+
+
+def test_a_constant_attribute_in_whole_numbers_is_no_obstacle():
+    network = regressor(items=[{"LV": float(k), "RV": 1} for k in range(4)])
+    assert network.std.tolist() == pytest.approx([1.118, 1], abs=1e-3)
+
+
+def test_a_ceiling_that_diverged_is_not_kept(tmp_path):
+    network = regressor()
+    with torch.no_grad():
+        next(network.parameters()).fill_(float("nan"))
+    with pytest.raises(FloatingPointError, match="ceiling_learning_rate"):
+        fit(network, trainer(network, 1), tmp_path, {})
+    assert not (tmp_path / "ceiling.pt").exists()
+
+
+def test_a_ceiling_of_unknown_origin_is_refused(tmp_path):
+    network = regressor()
+    fit(network, trainer(network, 1), tmp_path, {})
+    (tmp_path / "ceiling.json").unlink()
+    with pytest.raises(ValueError, match=r"ceiling.json' is missing"):
+        fit(network, trainer(network, 1), tmp_path, {})
 
 
 def test_the_ceiling_learns_and_is_not_trained_twice(tmp_path, capsys):

@@ -65,7 +65,13 @@ def test_weights_of_the_attribute_loss_are_runs_of_their_own(datalist, tmp_path)
     ("changes", "message"),
     [
         ({"overrides": {"seed": 7, "gamma": 0.1}}, "overrides set seed, gamma, which the study sets for each run"),
-        ({"seeds": []}, "seeds is empty"),
+        ({"seeds": []}, r"seeds is \[\]: expected a list"),
+        ({"seeds": [0, 0]}, "seeds hold 0: expected different whole numbers"),
+        ({"inputs": {}}, "inputs is {}: expected names and their overlays"),
+        ({"overlays": "compact.json"}, "overlays is 'compact.json': expected a list"),
+        ({"methods": {"A-B": [], "A B": []}}, "two runs would have the folder a_b_ed_es_seed_0"),
+        ({"gammas": {"β-VAE": [1]}}, "β-VAE, which has no attribute loss"),
+        ({"gammas": {"AR-SIVAE": [True]}}, "gammas of AR-SIVAE hold True"),
         ({"gammas": {"AR-SIVAE": 5}}, "gammas of AR-SIVAE are 5: expected a list"),
     ],
 )
@@ -75,7 +81,7 @@ def test_a_study_that_makes_no_sense_is_refused(changes, message, datalist, tmp_
 
 
 def test_an_overlay_that_does_not_exist_is_named(datalist, tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"overlay 'edd.json' is not in"):
+    with pytest.raises(FileNotFoundError, match=r"overlay 'edd.json' of ED is not in"):
         planned(datalist, tmp_path, inputs={"ED": ["edd.json"]})
 
 
@@ -110,16 +116,41 @@ def fake(tmp_path, name, code):
     return Run(name, "m", "ED", None, 0, folder, ((sys.executable, "-c", script),))
 
 
-def test_a_failing_run_does_not_stop_the_others_and_finished_ones_are_not_redone(tmp_path, capsys):
+def test_a_failing_run_does_not_stop_the_others_and_finished_ones_are_not_redone(tmp_path):
     runs = [fake(tmp_path, "bad", 1), fake(tmp_path, "good", 0)]
-    with pytest.raises(RuntimeError, match=r"1 of 2 runs failed: .*bad.run.log"):
-        execute(runs)
+    assert execute(runs) == runs[:1]
     assert "broken" in (tmp_path / "bad" / "run.log").read_text()
     assert runs[1].finished
     (tmp_path / "good" / "run.log").unlink()
-    with pytest.raises(RuntimeError):
-        execute(runs)
+    assert execute(runs) == runs[:1]
     assert not (tmp_path / "good" / "run.log").exists()
+
+
+def test_nothing_is_evaluated_that_could_not_be_trained(tmp_path):
+    run = fake(tmp_path, "bad", 1)
+    run = run._replace(commands=(*run.commands, *fake(tmp_path, "bad", 0).commands))
+    assert execute([run]) == [run]
+    assert not run.finished
+
+
+def test_runs_that_share_a_ceiling_do_not_run_at_a_time(tmp_path):
+    """Each fails if the other one is at work."""
+    runs = []
+    for name in "ab":
+        script = "import os, sys, time\ntry: os.mkdir(sys.argv[1])\nexcept OSError: sys.exit('busy')\n"
+        script += "time.sleep(0.5); os.rmdir(sys.argv[1])"
+        command = (sys.executable, "-c", script, str(tmp_path / "lock"))
+        runs.append(Run(name, name, "ED", None, 0, tmp_path / name, (command,)))
+    assert execute(runs, workers=2) == []
+    with pytest.raises(ValueError, match="workers is 0"):
+        execute(runs, workers=0)
+
+
+def test_the_ceiling_of_a_seed_and_input_is_shared(datalist, tmp_path):
+    runs = planned(datalist, tmp_path)
+    ceilings = [argument for run in runs for argument in run.commands[1] if argument.startswith("--ceiling_dir")]
+    assert len(ceilings) == len(runs) == 8
+    assert len(set(ceilings)) == 4
 
 
 def test_the_list_for_a_scheduler_has_what_is_left(tmp_path):

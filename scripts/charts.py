@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -192,8 +193,10 @@ def read_scalars(tensorboard_dir: str | os.PathLike) -> dict[str, tuple[np.ndarr
     A training that was killed and resumed has repeated some steps; the value that was written last counts.
 
     Raises:
-        FileNotFoundError: when the folder holds no scalars.
+        FileNotFoundError: when the folder is missing or holds no scalars.
     """
+    if not Path(tensorboard_dir).is_dir():
+        raise FileNotFoundError(f"There is no folder '{tensorboard_dir}' with a TensorBoard log.")
     # Every writer of a run counts steps of its own, so a falling step does not mean that older ones are orphans.
     events = EventAccumulator(str(tensorboard_dir), size_guidance={"scalars": 0}, purge_orphaned_data=False)
     events.Reload()

@@ -13,6 +13,7 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from scripts.metrics.resampling import bootstrap_mean
 from scripts.perceptual import PerceptualDistance
 
+SSIM_WINDOW = 7  # pixels, scikit-image's default
 QUALITIES = ("SSIM", "LPIPS", "PSNR", "MSE")  # in the order of the paper's Table 1
 
 
@@ -30,7 +31,7 @@ def image_quality(image: np.ndarray, reconstruction: np.ndarray) -> dict[str, fl
     with np.errstate(divide="ignore"):  # the PSNR of a perfect reconstruction is infinite
         psnr = float(peak_signal_noise_ratio(image, clipped, data_range=1))
     return {
-        "SSIM": float(structural_similarity(image, clipped, data_range=1)),
+        "SSIM": float(structural_similarity(image, clipped, win_size=SSIM_WINDOW, data_range=1)),
         "PSNR": psnr,
         "MSE": float(np.square(image - reconstruction).mean()),
     }

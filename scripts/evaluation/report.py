@@ -181,9 +181,7 @@ class EvaluationReport:
         own = [array[:, codes.dimensions] for array in (codes.training, codes.test)]
         yield (
             "scatter",
-            scatter_figure(
-                own[0], training.attributes, own[1], test.attributes, self.names, dimensions=codes.dimensions
-            ),
+            scatter_figure(own[0], training.attributes, own[1], test.attributes, self.names, labels=self.labels(codes)),
         )
         partial = partial_correlations(own[1], test.attributes)
         yield "correlations", correlation_figure(partial, self.names, self.labels(codes), self.relation)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 
 import pytest
+from monai.bundle import ConfigParser
 
 from scripts.cohort.phantom import write_cohort
 from scripts.cohort.prepare import prepare
 from scripts.storage import read_csv
-from tests.test_bundle import bundle
+from tests.test_bundle import CONFIGS, bundle
 
 TINY = {"spatial_size": [32, 32], "spacing": 5, "channels": [8, 8], "latent_dim": 8, "batch_size": 6}
 TINY |= {"perceptual_weight": 0, "max_epochs": 2, "warmup_epochs": 0, "generated_samples": 12}
@@ -70,6 +71,12 @@ def test_an_evaluation_writes_what_it_promises(study):
     assert {"LVEDV", "z0", "z7"} <= set(rows[0])
 
 
+def test_the_ceiling_learns_from_training_subjects_only():
+    config = ConfigParser.load_config_file(CONFIGS / "evaluate.json")
+    assert config["ceiling"]["trainer"]["train_data_loader"]["dataset"]["data"] == "@evaluate#training#items"
+    assert config["ceiling"]["network_def"]["items"] == "@evaluate#training#items"
+
+
 @pytest.mark.slow
 def test_methods_without_attribute_loss_have_no_walks(study):
     assert not (study / "sivae_ed_es_seed_0" / "eval" / "figures" / "walks.png").exists()
@@ -77,8 +84,10 @@ def test_methods_without_attribute_loss_have_no_walks(study):
 
 @pytest.mark.slow
 def test_a_ceiling_serves_all_methods_of_an_input(study):
-    assert {path.name for path in study.glob("ceiling_*/ceiling.pt")} == {"ceiling.pt"}
-    assert len(list(study.glob("ceiling_*"))) == 2
+    assert len(list(study.glob("ceiling_*/ceiling.pt"))) == 2
+    logs = {path.parent.name: "Training the supervised ceiling" in path.read_text() for path in study.glob("*/run.log")}
+    assert sum(logs.values()) == 2
+    assert logs["ar_sivae_ed_es_seed_0"]
 
 
 def evaluate(cohort, study, **changes):
@@ -93,12 +102,19 @@ def evaluate(cohort, study, **changes):
     ("changes", "message"),
     [
         ({"section": "training"}, "of section 'training' are training subjects"),
+        ({"datalist": "OTHER"}, "cohort is"),
         ({"section": "tset"}, "has no subject in tset"),
         ({"attributes": ["LVESV", "RVESV"]}, "attributes is ['LVESV', 'RVESV'], was ['LVESV', 'RVESV', 'MyoESV']"),
         ({"lpips_nett": "alex"}, "did you mean 'lpips_net'?"),
     ],
 )
-def test_mistakes_are_explained(changes, message, cohort, study):
+def test_mistakes_are_explained(changes, message, cohort, study, tmp_path):
+    if "datalist" in changes:  # of the same subjects, in other sections than those of the training
+        content = json.loads((cohort / "datalist.json").read_text())
+        (tmp_path / "other.json").write_text(
+            json.dumps(content | {"training": content["test"], "test": content["training"]})
+        )
+        changes = {"datalist": str(tmp_path / "other.json")}
     code, text = evaluate(cohort, study, **changes)
     assert code != 0
     assert message in text

@@ -132,6 +132,48 @@ def test_many_tests_make_a_chance_finding_less_likely(runs):
     assert together["SSIM"] > alone["SSIM"]
 
 
+def swapped(run):
+    """The same run, its two attributes on each other's dimension."""
+    folder = run.folder / METRICS.parent
+    rows = read_csv(folder / "subjects.csv")
+    write_csv(folder / "subjects.csv", [row | {"z0": row["z1"], "z1": row["z0"]} for row in rows], list(rows[0]))
+    metrics = json.loads((folder / "metrics.json").read_text())
+    metrics["description"]["dimensions"] = [1, 0]
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    return run
+
+
+def test_each_attribute_is_tested_on_its_own_dimension(tmp_path):
+    ours, theirs = (finished_run(tmp_path, name, 0, 0.5, 0.1) for name in ("ours", "theirs"))
+    tests = {test["figure"]: test["difference"] for test in paired_tests([ours, swapped(theirs)])}
+    assert [tests[figure] for figure in ("SCC", "R²", "partial SCC")] == pytest.approx([0, 0, 0])
+
+
+def test_lines_are_those_of_training_subjects(tmp_path):
+    """Codes of the test subjects on another scale: only a line of the training subjects is wrong there."""
+    ours, theirs = (finished_run(tmp_path, name, 0, 0.5, 0.1) for name in ("ours", "theirs"))
+    path = theirs.folder / METRICS.parent / "subjects.csv"
+    rows = read_csv(path)
+    shift = [row | ({"z0": float(row["z0"]) + 500} if row["section"] == "test" else {}) for row in rows]
+    write_csv(path, shift, list(rows[0]))
+    tests = {test["figure"]: test["difference"] for test in paired_tests([ours, theirs])}
+    assert tests["R²"] < -10
+    assert tests["SCC"] == pytest.approx(0)
+
+
+def test_subjects_are_paired_by_name_over_seeds(tmp_path):
+    """Two seeds with other test subjects: the interval is that of all of them."""
+    names = [f"u{k:02}" for k in range(30)]
+    runs = [
+        finished_run(tmp_path, method, seed, ssim, 0.1, subjects=subjects)
+        for seed, subjects in ((0, SUBJECTS), (1, names))
+        for method, ssim in (("ours", 0.5), ("theirs", 0.6))
+    ]
+    [test] = [test for test in paired_tests(runs) if test["figure"] == "SSIM"]
+    assert test["difference"] == pytest.approx(0.1, abs=0.01)
+    assert test["low"] < test["difference"] < test["high"]
+
+
 def test_a_mean_tells_how_many_runs_it_is_of():
     assert mean_sd([0.5, float("nan"), 0.7]) == "0.600 ± 0.141 (2)"
     assert mean_sd([float("nan")]) == "n/a"

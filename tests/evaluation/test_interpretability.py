@@ -19,7 +19,7 @@ def records(count, seed, dims=6, follows=(0, 1, 2)):
         subjects=[f"s{seed}-{k}" for k in range(count)],
         codes=codes,
         attributes=attributes,
-        sampled_codes=lambda seed: drawn,
+        sampled_codes=lambda seed: drawn + seed,
     )
 
 
@@ -48,7 +48,8 @@ def test_rows_hold_the_model_the_references_and_the_ceiling():
     assert list(rows) == [MODEL, SAMPLED, "noise", "heart size", "oracle", CEILING]
     assert all(len(row.training) == 30 and len(row.test) == 20 for row in rows.values())
     assert rows[MODEL].dimensions.tolist() == [0, 1, 2]
-    np.testing.assert_array_equal(rows[SAMPLED].test, test.sampled_codes(0))
+    np.testing.assert_array_equal(rows[SAMPLED].training, training.sampled_codes(0))
+    np.testing.assert_array_equal(rows[SAMPLED].test, test.sampled_codes(1))  # of other noise
     assert len({row.test.shape for row in rows.values()}) == 1  # metrics fall with the number of dimensions
     np.testing.assert_array_equal(rows[CEILING].test[:, :3], test.attributes)
 
@@ -62,6 +63,17 @@ def test_codes_without_attribute_loss_are_judged_on_what_training_subjects_choos
     assert rows[MODEL].signs.tolist() == [-1, 1, 1]
     found = both_protocols({MODEL: rows[MODEL]}, training.attributes, test.attributes, NAMES)
     assert found["sound"][MODEL]["scc"]["value"] == pytest.approx(1)  # turned, so that it rises with the attribute
+
+
+def test_dimensions_are_chosen_by_training_subjects_alone():
+    training, test = records(40, 0, follows=(5, 3, 1)), records(30, 1, follows=(0, 2, 4))
+    assert code_rows(training, test, False)[MODEL].dimensions.tolist() == [5, 3, 1]
+
+
+def test_the_size_axis_has_the_error_that_was_asked_for():
+    training, test = records(400, 0), records(300, 1)
+    exact, blurred = (code_rows(training, test, True, error)["heart size"].test[:, 0] for error in (0, 0.5))
+    assert np.std(blurred - exact) == pytest.approx(0.5, rel=0.1)
 
 
 def test_protocols_report_groups_of_phases():

@@ -1,14 +1,126 @@
 import json
 import math
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import torch
 
-from scripts.evaluation.report import method_name, refuse_overlap, without_nan
+from scripts.evaluation.report import EvaluationReport, method_name, refuse_overlap, without_nan
+from scripts.evaluation.samples import SamplePairs
+from scripts.metrics import held_out_r2, partial_correlations, spearman
+from scripts.networks import VariationalAutoencoder
+from scripts.storage import read_csv
+
+NAMES = ["LVEDV", "RVEDV"]
+
+
+def handlers(count, seed, error):
+    """What one pass leaves: attributes, codes that follow them with an error, predictions and features."""
+    rng = np.random.default_rng(seed)
+    attributes = rng.normal(100, 20, (count, 2))
+    codes = np.hstack([attributes / 20 - 5 + error * rng.standard_normal((count, 2)), rng.standard_normal((count, 2))])
+    records = SimpleNamespace(
+        subjects=[f"s{seed}{k:02}" for k in range(count)],
+        attributes=attributes,
+        codes=codes,
+        sampled_codes=lambda seed: np.random.default_rng(seed).standard_normal(codes.shape),
+    )
+    predictions = SimpleNamespace(values=attributes + 5 * rng.standard_normal((count, 2)))
+    return {
+        "records": records,
+        "predictions": predictions,
+        "features": SimpleNamespace(values=np.full((count, 3), seed)),
+    }
+
+
+@pytest.fixture
+def report(tmp_path):
+    """A report whose training and test differ in everything."""
+    training, test = handlers(30, 1, 0.2), handlers(20, 2, 0.8)
+    rows = [{f"{name}_ED": float(k) for name in ("SSIM", "LPIPS", "PSNR", "MSE")} for k in range(20)]
+    images = torch.rand(2, 1, 8, 8)
+    test |= {
+        "quality": SimpleNamespace(rows=rows),
+        "examples": SimpleNamespace(images=images, reconstructions=images / 2),
+    }
+    description = {"method": "AR-SIVAE", "seed": 0, "section": "test", "size_error": 0.2, "generated_samples": 12}
+    description |= {"lpips_net": "vgg", "feature_trunk": "vgg16", "training": {}, "model": {"regularize": True}}
+    description |= {"data": {"attributes": NAMES, "phases": ["ED"]}}
+    judged = []
+    value = {"value": 1.0, "low": 0.5, "high": 1.5}
+    realism = dict.fromkeys(("kid", "kid_reference", "frechet", "frechet_reference"), value)
+    realism["memorization"] = value | {"expected": 0.05}
+    samples = SimpleNamespace(
+        judge=lambda *features: (judged.extend(features), (realism, SamplePairs(images, images, np.ones(2))))[1]
+    )
+    network = VariationalAutoencoder(1, (8, 8), [4], 4, norm="batch")
+    made = EvaluationReport(tmp_path, description, training, test, network, samples, tmp_path / "none")
+    made.judged = judged
+    return made
+
+
+def test_training_and_test_are_not_exchanged(report, tmp_path):
+    report.write()
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    training, test = report.training, report.test
+    sets = [
+        training["records"].codes,
+        training["records"].attributes,
+        test["records"].codes,
+        test["records"].attributes,
+    ]
+    sound = metrics["interpretability"]["sound"]
+    assert sound["model"]["r2"]["value"] == pytest.approx(held_out_r2(*sets).mean())
+    assert sound["model"]["scc"]["value"] == pytest.approx(spearman(*sets[2:]).mean())
+    predicted = [training["predictions"].values, sets[1], test["predictions"].values, sets[3]]
+    assert sound["supervised ceiling"]["r2"]["value"] == pytest.approx(held_out_r2(*predicted).mean())
+    assert [features[0, 0] for features in report.judged] == [1, 2]
+    assert metrics["images"]["ED"]["SSIM"]["value"] == pytest.approx(9.5)
+    assert metrics["subjects"] == {"training": 30, "test": 20}
+
+
+def test_figures_show_the_test_subjects(report):
+    figures = dict(report.figures(report.code_rows()["model"], report.judge_samples()[1]))
+    assert set(figures) == {"reconstructions", "walks", "scatter", "correlations", "samples"}  # there is no log
+    test = report.test["records"]
+    scc = spearman(test.codes, test.attributes)
+    assert f"SCC {scc[1]:.2f}" in figures["scatter"].axes[1].get_title()
+    shown = [text.get_text() for text in figures["correlations"].axes[0].texts]
+    own = partial_correlations(test.codes[:, :2], test.attributes)
+    assert f"{own[0, 0]:.2f}" in shown
+    labels = " ".join(axis.get_ylabel() for axis in figures["walks"].axes)
+    assert f"SCC {scc[0]:.2f}" in labels
+
+
+def test_metrics_come_last_so_that_they_stand_for_all_files(report, tmp_path, monkeypatch):
+    (tmp_path / "metrics.json").write_text("of an earlier evaluation")
+    monkeypatch.setattr(report, "write_subjects", lambda: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        report.write()
+    assert not (tmp_path / "metrics.json").exists()
+
+
+def test_every_subject_has_a_row(report, tmp_path):
+    report.write()
+    rows = {row["subject"]: row for row in read_csv(tmp_path / "subjects.csv")}
+    assert len(rows) == 50
+    assert rows["s203"]["section"] == "test"
+    assert float(rows["s203"]["SSIM_ED"]) == 3
+    assert rows["s103"]["SSIM_ED"] == ""
+    assert float(rows["s103"]["z1"]) == pytest.approx(report.training["records"].codes[3, 1])
+    assert float(rows["s203"]["RVEDV"]) == pytest.approx(report.test["records"].attributes[3, 1])
+
+
+def test_no_subject_is_named_in_the_tables(report, tmp_path):
+    report.write()
+    for name in ("metrics.json", "tables.md", "tables.csv"):
+        assert "s103" not in (tmp_path / name).read_text()
 
 
 def test_methods_have_the_names_of_the_paper():
-    assert method_name("introspective", True) == "AR-SIVAE"
-    assert method_name("vae", False) == "β-VAE"
+    assert [method_name("introspective", on) for on in (True, False)] == ["AR-SIVAE", "SIVAE"]
+    assert [method_name("vae", on) for on in (True, False)] == ["Attri-VAE", "β-VAE"]
 
 
 def test_undefined_numbers_are_null_in_json():

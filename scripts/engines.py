@@ -114,8 +114,9 @@ class VAETrainer(AutoencoderTrainer):
 class IntrospectiveTrainer(AutoencoderTrainer):
     """Train encoder and decoder against each other (Soft-IntroVAE), with regularized attributes (AR-SIVAE).
 
-    Each iteration first updates the encoder by Eq. 6 with the decoder as it is, then the decoder by Eq. 7 with the
-    updated encoder. ``engine.state.output`` holds the two losses and every term of the equations, detached.
+    Each iteration first updates the encoder by Eq. 6 with the decoder as it is, then the decoder by Eq. 7, in which the
+    updated encoder judges generated images. Real images are reconstructed from the codes that they had before, as in
+    the public code of Soft-IntroVAE, so that one pass serves both. ``engine.state.output`` holds the two losses and every term of the equations, detached.
 
     Args:
         decoder_optimizer: of the decoder; ``optimizer`` is the encoder's.

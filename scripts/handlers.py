@@ -177,8 +177,8 @@ class Pictures:
         network: decodes the walks.
         attributes: names of the regularized attributes.
         channels: names of the image's channels.
-        interval: epochs between two drawings; the last one of a training is always drawn by ``final_epoch``.
-        final_epoch: number of the last epoch.
+        interval: epochs between two drawings.
+        final_epoch: is drawn in any case, where the training gets there.
         subjects: how many subjects to show.
     """
 

@@ -116,7 +116,8 @@ class IntrospectiveTrainer(AutoencoderTrainer):
 
     Each iteration first updates the encoder by Eq. 6 with the decoder as it is, then the decoder by Eq. 7, in which the
     updated encoder judges generated images. Real images are reconstructed from the codes that they had before, as in
-    the public code of Soft-IntroVAE, so that one pass serves both. ``engine.state.output`` holds the two losses and every term of the equations, detached.
+    the public code of Soft-IntroVAE, so that one pass serves both updates. ``engine.state.output`` holds the two losses
+    and every term of the equations, detached.
 
     Args:
         decoder_optimizer: of the decoder; ``optimizer`` is the encoder's.

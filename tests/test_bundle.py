@@ -17,6 +17,7 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.bundle.scripts import verify_net_in_out
 
 from scripts.cohort.phantom import FAILURES
+from scripts.evaluation import study
 from scripts.storage import read_csv
 from tests.conftest import ROOT, shared
 
@@ -47,11 +48,7 @@ def environment():
 
 
 def command(run_id, *configs, **overrides):
-    files = str([str(CONFIGS / name) for name in configs])
-    arguments = [
-        f"--{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in overrides.items()
-    ]
-    return [sys.executable, "-m", "monai.bundle", "run", run_id, f"--config_file={files}", *arguments]
+    return study.command(run_id, [CONFIGS / name for name in configs], overrides)
 
 
 def train_command(prepared, phantoms, output, **overrides):

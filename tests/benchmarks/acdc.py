@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -19,6 +18,7 @@ import numpy as np
 from scipy import stats
 
 from scripts.cohort.attributes import VOLUMES
+from scripts.evaluation.study import command
 from scripts.metrics import held_out_r2, spearman
 from scripts.storage import read_csv, write_json
 
@@ -29,13 +29,7 @@ SPLIT = (0.8, 0.2, 0.0)
 
 def bundle(run_id: str, *configs: str, **overrides: object) -> None:
     """One ``monai.bundle run``; raises CalledProcessError when it fails."""
-    files = str([str(CONFIGS / config) for config in configs])
-    arguments = [
-        f"--{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in overrides.items()
-    ]
-    subprocess.run(
-        [sys.executable, "-m", "monai.bundle", "run", run_id, f"--config_file={files}", *arguments], check=True
-    )
+    subprocess.run(command(run_id, [CONFIGS / config for config in configs], overrides), check=True)
 
 
 def run_seed(seed: int, dataset: Path, folder: Path) -> dict[str, object]:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import os
 import warnings
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from scripts.cohort.layout import LABELS, PHASES, SubjectError, open_scan, spacing_affine, write_volume
-from scripts.cohort.parallel import parallel_map
-from scripts.storage import output_folder, write_csv
+from scripts.cohort.importing import import_subjects
+from scripts.cohort.layout import LABELS, PHASES, SubjectError, read_stored, write_volume
 
 ACDC_LABELS = {"RV": 1, "Myo": 2, "LV": 3}
 INFO_COLUMNS = ("subject", "diagnosis", "height", "weight")
@@ -41,25 +39,7 @@ def import_acdc(
             f"source_dir '{source_dir}' holds no ACDC patient; expected folders patientNNN with Info.cfg, "
             "patientNNN_frameFF.nii.gz and patientNNN_frameFF_gt.nii.gz."
         )
-    target = output_folder(dataset_dir, "dataset_dir")
-    task = partial(import_or_explain, target=target)
-    results = dict(
-        zip(patients, parallel_map(task, patients, workers or os.cpu_count(), "import_acdc", "patient"), strict=True)
-    )
-    rows = [row for row in results.values() if isinstance(row, dict)]
-    write_csv(target / "info.csv", rows, INFO_COLUMNS)
-    print(f"Imported {len(rows)} of {len(patients)} ACDC patients to {target}.")
-    for patient, reason in results.items():
-        if isinstance(reason, str):
-            print(f"  skipped {patient.name}: {reason}")
-
-
-def import_or_explain(patient: Path, target: Path) -> dict[str, str] | str:
-    """Convert one patient; returns its row of ``info.csv``, or the reason why it was skipped."""
-    try:
-        return import_patient(patient, target / patient.name)
-    except (SubjectError, OSError) as error:
-        return str(error)
+    import_subjects(import_patient, patients, dataset_dir, INFO_COLUMNS, workers, "ACDC")
 
 
 def import_patient(patient: Path, target: Path) -> dict[str, str]:
@@ -92,17 +72,10 @@ def convert(source: Path, target: Path, labels: bool = False) -> None:
     """Write one ACDC volume as UKBB format: stored voxels and dtype kept, affine mended, labels renamed."""
     if not source.exists():
         raise SubjectError(f"{source.name} is missing")
-    image = open_scan(source)
-    try:
-        voxels = np.asanyarray(image.dataobj)
-    except Exception as error:  # nibabel raises many kinds for a broken file
-        raise SubjectError(f"{source.name} cannot be read to its end ({error})") from error
-    if labels:
-        voxels = renamed(voxels, source.name)
     with warnings.catch_warnings():  # every ACDC affine disagrees with its zooms; mending it is this importer's job
         warnings.simplefilter("ignore")
-        affine = spacing_affine(image, source)
-    write_volume(target, voxels, affine)
+        voxels, affine = read_stored(source)
+    write_volume(target, renamed(voxels, source.name) if labels else voxels, affine)
 
 
 def renamed(mask: np.ndarray, name: str) -> np.ndarray:

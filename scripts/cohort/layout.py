@@ -14,6 +14,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 from nibabel.openers import ImageOpener
+from numpy.typing import DTypeLike
 
 from scripts.storage import atomic_path
 
@@ -127,6 +128,16 @@ def read_image(path: str | os.PathLike, frame: int | None = None) -> tuple[np.nd
     return voxels, spacing_affine(image, path)
 
 
+def read_stored(path: str | os.PathLike, frame: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Read one 3D volume in the dtype that it is stored in, for an importer, and its affine as ``read_image`` does.
+
+    Raises:
+        SubjectError: for an unreadable file, another number of axes, or a voxel size that is not positive.
+    """
+    image = open_scan(path)
+    return _voxels(image, path, frame, dtype=None), spacing_affine(image, path)
+
+
 def read_mask(path: str | os.PathLike, frame: int | None = None) -> np.ndarray:
     """Read a label mask as uint8: (X, Y, Z), or (X, Y, Z, T) of a cine when no frame is named.
 
@@ -162,11 +173,17 @@ def open_scan(path: str | os.PathLike) -> nib.Nifti1Image:
     return image
 
 
-def _voxels(image: nib.Nifti1Image, path: str | os.PathLike, frame: int | None, axes: tuple = (3,)) -> np.ndarray:
+def _voxels(
+    image: nib.Nifti1Image,
+    path: str | os.PathLike,
+    frame: int | None,
+    axes: tuple = (3,),
+    dtype: DTypeLike | None = np.float32,
+) -> np.ndarray:
     name = Path(path).name
     try:
         voxels = image.dataobj if frame is None else image.dataobj[..., frame]
-        voxels = np.asarray(voxels, dtype=np.float32)
+        voxels = np.asarray(voxels, dtype=dtype)
     except Exception as error:  # truncated gzip, short file, frame out of range
         raise SubjectError(f"{name} cannot be read to its end ({error})") from error
     if voxels.ndim not in axes:

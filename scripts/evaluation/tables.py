@@ -173,5 +173,7 @@ def cell(value: Mapping[str, Any]) -> str:
 
 
 def number(value: float) -> str:
-    """Three significant digits, and never more than four decimals but for tiny values."""
+    """About three significant digits; rounding errors are 0."""
+    if abs(value) < 1e-9:
+        return "0"
     return f"{value:.3g}" if abs(value) < 0.1 or abs(value) >= 100 else f"{value:.{2 if abs(value) >= 10 else 3}f}"

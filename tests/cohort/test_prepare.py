@@ -304,17 +304,35 @@ def test_a_datalist_that_was_edited(cohort, prepared, tmp_path, change, message)
     assert message in str(error.value)
 
 
-def test_a_datalist_with_a_key_or_all_values_missing(cohort, prepared, tmp_path):
-    content = json.loads((prepared / "datalist.json").read_text())
+def without_values(content):
     for item in content["training"]:
         item["LVEDV"] = None
+
+
+def without_a_key(content):
     del content["test"][0]["frame_ED"]
+
+
+def with_a_subject_twice(content):
     content["validation"].append(content["validation"][0])
+
+
+def with_a_training_subject_in_the_test(content):
+    content["test"].append(content["training"][0])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (without_values, "has a value for LVEDV"),
+        (without_a_key, "frame_ED is missing"),
+        (with_a_subject_twice, "more than once"),
+        (with_a_training_subject_in_the_test, "more than once"),
+    ],
+)
+def test_a_broken_datalist_is_refused(spoil, message, cohort, prepared, tmp_path):
+    content = json.loads((prepared / "datalist.json").read_text())
+    spoil(content)
     (tmp_path / "datalist.json").write_text(json.dumps(content))
-    for section, message in (
-        ("training", "has a value for LVEDV"),
-        ("test", "frame_ED is missing"),
-        ("validation", "once"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            load_items(tmp_path / "datalist.json", cohort[0], section, ["LVEDV", "RVEDV"])
+    with pytest.raises(ValueError, match=message):
+        load_items(tmp_path / "datalist.json", cohort[0], "training", ["LVEDV", "RVEDV"])

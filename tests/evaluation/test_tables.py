@@ -8,7 +8,14 @@ NOTHING = {"value": float("nan"), "low": float("nan"), "high": float("nan"), "un
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0.51234, "0.512"), (0.0012345, "0.00123"), (12.3456, "12.35"), (1234.5, "1.23e+03"), (-0.7, "-0.700")],
+    [
+        (0.51234, "0.512"),
+        (0.0012345, "0.00123"),
+        (1e-17, "0"),
+        (12.3456, "12.35"),
+        (1234.5, "1.23e+03"),
+        (-0.7, "-0.700"),
+    ],
 )
 def test_numbers_have_three_digits(value, text):
     assert number(value) == text

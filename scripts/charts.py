@@ -65,6 +65,7 @@ def scatter_figure(
     names: Sequence[str],
     unit: str | Mapping[str, str] = "mL",
     labels: Sequence[str] | None = None,
+    section: str = "test",
 ) -> Figure:
     """Each attribute against its dimension.
 
@@ -77,6 +78,7 @@ def scatter_figure(
         names: of the attributes.
         unit: of all attributes, or name -> unit.
         labels: what to call each column of the codes, by default z0, z1, ...
+        section: of the datalist, that of the subjects that are judged.
     """
     figure, axes = _panels(len(names))
     units = unit if isinstance(unit, Mapping) else dict.fromkeys(names, unit)
@@ -88,12 +90,14 @@ def scatter_figure(
         if _has_line(*train):
             _draw_line(axis, *train, reach=np.concatenate([train[0], test[0]]))
         axis.plot(*train, "o", color="0.6", markersize=3, label="training subjects", zorder=1)
-        axis.plot(*test, "D", color="black", markerfacecolor="white", markersize=4.5, label="test subjects", zorder=3)
+        axis.plot(
+            *test, "D", color="black", markerfacecolor="white", markersize=4.5, label=f"{section} subjects", zorder=3
+        )
         axis.set_title(f"{attribute_name(name)}:  R² {number(r2[k])},  SCC {number(scc[k])}", fontsize=LARGE)
         axis.set_xlabel(f"code {labels[k]} (SD of the prior)", fontsize=NORMAL)
         axis.set_ylabel(f"{name} ({units[name]})", fontsize=NORMAL)
     handles = {label: line for axis in axes for line, label in zip(*axis.get_legend_handles_labels(), strict=True)}
-    title = f"R² (of this line) and SCC (Spearman correlation) are those of the {len(test_codes)} test subjects"
+    title = f"R² (of this line) and SCC (Spearman correlation) are those of the {len(test_codes)} {section} subjects"
     _legend_below(figure, handles, title)
     return figure
 
@@ -172,7 +176,7 @@ def curves_figure(
         shown = [(curves[tag], name) for tag, name in tags.items() if tag in curves]
         for (curve, name), (color, line) in zip(shown, STYLES, strict=False):
             axis.plot(*curve, color=color, linestyle=line, linewidth=1.5, label=name)
-        if warmup_epochs:
+        if 0 < warmup_epochs <= last:
             axis.axvline(warmup_epochs, color="0.5", linewidth=1, linestyle=(0, (1, 2)), label="end of warm-up")
         axis.set_title(title, fontsize=LARGE)
         axis.set_ylabel(label, fontsize=NORMAL)

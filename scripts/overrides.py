@@ -38,7 +38,9 @@ def reject_unknown_keys() -> None:
     files = overrides.get("config_file") or arguments["config_file"]
     files = [files] if isinstance(files, str | Path) else list(files)
     overlays = [key for file in files[1:] for key in ConfigParser.load_config_file(file)]
-    check_keys([*overrides, *overlays], [*declared_keys(files), *RUN_KEYS])
+    declared = declared_keys(files)
+    check_keys(overrides, [*declared, *RUN_KEYS])
+    check_keys(overlays, declared | keys_beside(files[0]))
     config = ConfigParser.load_config_files([str(file) for file in files])
     for key in overrides:
         check_path(key, config)
@@ -53,14 +55,20 @@ def bundle_run() -> FrameType | None:
 
 
 def declared_keys(files: Sequence[str | Path]) -> set[str]:
-    """Keys of the first config and of all that lie beside it, and keys that any config in use refers to.
+    """Keys of the first config and of all of this bundle's own ones, and keys that any config in use refers to.
 
     A key of a user's own overlay counts when something refers to it; one that nothing reads is a misspelling.
     """
-    beside = [path for path in Path(files[0]).parent.glob("*.json") if path.name != "metadata.json"]
-    declared = {key for path in (files[0], *beside) for key in ConfigParser.load_config_file(path)}
+    own = [file for file in files if Path(file).absolute().parent == Path(files[0]).absolute().parent]
+    declared = {key for path in own for key in ConfigParser.load_config_file(path)}
     text = json.dumps(ConfigParser.load_config_files([str(file) for file in files]))
     return declared | set(re.findall(r"[@%](\w+)", text))
+
+
+def keys_beside(path: str | Path) -> set[str]:
+    """Keys of all configs beside one, any of which an overlay may set: it serves several of them."""
+    others = [other for other in Path(path).parent.glob("*.json") if other.name != "metadata.json"]
+    return {key for other in others for key in ConfigParser.load_config_file(other)}
 
 
 def check_path(key: str, config: Mapping[str, Any]) -> None:

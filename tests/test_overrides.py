@@ -85,3 +85,10 @@ def test_a_nested_key_that_its_section_lacks(key, hint):
 @pytest.mark.parametrize("key", ["train#trainer#amp", "train#handlers#0#seed", "rules#min_voxels", "new"])
 def test_a_nested_key_that_may_be(key):
     check_path(key, CONFIG)
+
+
+def test_a_key_of_another_config_is_no_key_of_this_one(config, tmp_path):
+    (tmp_path / "train.json").write_text('{"seed": 0}')  # as study.json, which has seeds, lies beside train.json
+    with pytest.raises(RuntimeError) as error:
+        run(config_file=config, seed=1)
+    assert "no config declares the key 'seed'" in str(error.value.__cause__)

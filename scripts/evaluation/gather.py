@@ -27,6 +27,11 @@ PAPER = {title: (key,) for key, title in PAPER_COLUMNS.items()}
 PAPER |= {f"Interp. {group}": ("interpretability", group) for group in ("all", "EDV", "ESV")}
 SOUND = {title: (key,) for key, title in SOUND_COLUMNS.items()}
 SOUND |= {"DCI": ("dci",), "active units": ("active_units",)}
+LEGEND = """Test subjects. SSIM, PSNR: higher is better; LPIPS, MSE, KID: lower. Paper protocol: dimension chosen and
+line fitted on the subjects that are scored; Interp.: R² of that line. Sound protocol: fixed dimensions of mean codes,
+fitted on training subjects; DCI is its disentanglement. *Rows in italics* tell what a value means: pure noise, one size
+axis on all dimensions, the attributes themselves, a regressor that was told them. More: model card, Evaluation.
+"""
 WORDS = {MODEL: "", SAMPLED: ", sampled z"}
 
 
@@ -68,7 +73,7 @@ def gather(runs: Sequence[Run], output_dir: str | os.PathLike) -> None:
         )
     output = output_folder(output_dir)
     tests = paired_tests(runs)
-    pages = ["# Study\n", f"{len(results)} of {len(runs)} runs. Mean ± SD over seeds.\n"]
+    pages = ["# Study\n", f"{len(results)} of {len(runs)} runs. Mean ± SD over seeds.\n", LEGEND]
     pages += [f"Not finished, and left out: {', '.join(missing)}.\n"] * bool(missing)
     for phases in dict.fromkeys(run.phases for run in results):
         some = {run: metrics for run, metrics in results.items() if run.phases == phases}
@@ -183,7 +188,7 @@ def test_table(tests: Sequence[Mapping[str, Any]]) -> str:
     for test in tests:
         if "p" in test:
             text = f"{test['difference']:+.3g} [{test['low']:+.3g}, {test['high']:+.3g}], p {test['p']:.2g}"
-            rows.setdefault(f"{test['method']} ({test['seeds']} seeds)", {})[test["figure"]] = text
+            rows.setdefault(f"{test['method']} (seeds: {test['seeds']})", {})[test["figure"]] = text
     note = (
         "\nOn the same test subjects, sound protocol; 95 % intervals by resampling of subjects, p adjusted for the "
         "number of tests. They are of these trainings: that a method is better in general takes more seeds to show.\n"

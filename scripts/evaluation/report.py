@@ -66,7 +66,6 @@ class EvaluationReport:
         network: the model.
         samples: draws from the prior.
         tensorboard_dir: of the training, for its curves; there are none where it holds no log.
-        warmup_epochs: of the training.
     """
 
     def __init__(
@@ -78,11 +77,11 @@ class EvaluationReport:
         network: VariationalAutoencoder,
         samples: GeneratedSamples,
         tensorboard_dir: str | os.PathLike,
-        warmup_epochs: int = 0,
     ) -> None:
         self.folder, self.description = Path(folder), dict(description)
         self.training, self.test, self.network, self.samples = training, test, network, samples
-        self.tensorboard_dir, self.warmup_epochs = Path(tensorboard_dir), warmup_epochs
+        self.tensorboard_dir = Path(tensorboard_dir)
+        self.warmup_epochs: int = description["training"].get("warmup_epochs", 0)
         self.names: list[str] = list(description["data"]["attributes"])
         self.phases: list[str] = list(description["data"]["phases"])
         self.seed: int = description["seed"]

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 from scripts.cohort.datalist import check_items, file_hash, read_datalist
 from scripts.cohort.split import SECTIONS, split_subjects
+from scripts.overrides import check_keys
 from scripts.storage import atomic_path, output_folder, write_json
 
 METRICS = Path("eval") / "metrics.json"  # in the folder of a run: there once it is finished
@@ -89,6 +90,8 @@ def plan(
     """
     check_study(config_dir, methods, inputs, seeds, overlays, overrides)
     check_gammas(gammas, methods, config_dir)
+    declared = {name: json.loads((Path(config_dir) / f"{name}.json").read_text()) for name in ("train", "evaluate")}
+    only_evaluated = set(declared["evaluate"]) - set(declared["train"])
     output, runs = output_folder(output_dir).resolve(), []
     for seed, (phases, of_input), (method, of_method) in itertools.product(seeds, inputs.items(), methods.items()):
         for weight in gammas.get(method, [DEFAULT]):
@@ -103,9 +106,10 @@ def plan(
                 **overrides,
             }
             files = ["train.json", *overlays, *of_input, *of_method]
+            training = {key: value for key, value in keys.items() if key not in only_evaluated}
             ceiling = {"ceiling_dir": str(output / slug(f"ceiling {phases} seed {seed}"))}
             commands = (
-                command("training", [Path(config_dir) / file for file in files], keys),
+                command("training", [Path(config_dir) / file for file in files], training),
                 command("run", [Path(config_dir) / file for file in [*files, "evaluate.json"]], keys | ceiling),
             )
             runs.append(Run(name, method, phases, gamma, seed, output / name, commands))
@@ -140,6 +144,8 @@ def check_study(
     reserved = [key for key in RESERVED if key in overrides]
     if reserved:
         raise ValueError(f"overrides set {', '.join(reserved)}, which the study sets for each run by itself.")
+    configs = [json.loads((Path(config_dir) / file).read_text()) for file in ("train.json", "evaluate.json")]
+    check_keys(overrides, [key for config in configs for key in config])
     for key, files in {"overlays": overlays, **methods, **inputs}.items():
         if isinstance(files, str):
             raise ValueError(f"{key} is '{files}': expected a list, such as ['{files}'].")

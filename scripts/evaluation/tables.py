@@ -95,7 +95,7 @@ def sound_table(sound: Mapping[str, Any], who: str, training: int) -> Table:
     """The sound protocol of every row."""
     note = (
         f"{who}. Sound protocol: mean codes, each attribute on its own dimension, lines and trees fitted on {training} "
-        "training subjects and scored on the others. Partial SCC and DMIG tell attributes apart from mere size. DCI "
+        "training subjects and scored on the others. Read partial SCC and DMIG beside the row of a mere size axis. DCI "
         "counts an attribute by the R² of its trees. Intervals are of the subjects, not of another training."
     )
     rows = {}

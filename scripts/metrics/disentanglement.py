@@ -13,7 +13,7 @@ from sklearn.ensemble import GradientBoostingRegressor
 
 from scripts.metrics.correlations import ratio
 from scripts.metrics.information import joint_information
-from scripts.metrics.resampling import jackknife, jackknife_interval, summary, without_groups
+from scripts.metrics.resampling import interval_within, jackknife, summary, without_groups
 
 CONTENDERS = 5  # per attribute, the dimensions that may come second within the jackknife of DMIG
 DCI_TREES = {"n_estimators": 50, "learning_rate": 0.1, "max_depth": 3}
@@ -124,7 +124,8 @@ def dci(train: CodesAndAttributes, test: CodesAndAttributes, reasons: Sequence[s
         values, replicates = np.full(3, np.nan), np.empty((0, 3))
     nothing = "" if len(columns) else f"no attribute can be used ({reasons[0]})"
     why = nothing or "needs two attributes", nothing or "needs two dimensions", nothing
-    scores = [summary(values[k : k + 1], replicates[:, k : k + 1], jackknife_interval, why[k]) for k in range(3)]
+    bounds = interval_within(0, 1), interval_within(0, 1), interval_within(-np.inf, 1)
+    scores = [summary(values[k : k + 1], replicates[:, k : k + 1], bounds[k], why[k]) for k in range(3)]
     return scores[0] | {"completeness": scores[1], "informativeness": scores[2]}
 
 

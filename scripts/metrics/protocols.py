@@ -33,14 +33,7 @@ from scripts.metrics.preconditions import (
     obstacles,
     without_complete_subjects,
 )
-from scripts.metrics.resampling import (
-    bootstrap,
-    correlation_interval,
-    jackknife_interval,
-    report,
-    summary,
-    without_groups,
-)
+from scripts.metrics.resampling import bootstrap, interval_within, report, summary, without_groups
 
 ACTIVE_VARIANCE = 0.01
 PAPER_SCORES = ("scc", "modularity", "sap", "mig")
@@ -181,7 +174,7 @@ def paper_intervals(
     picked, each, scores = _paper_replicates(codes, attributes, np.array([not reason for reason in reasons]), seed)
 
     def mean(values: np.ndarray, reason: str) -> dict:
-        return summary(values[0], values[1:], jackknife_interval, reason)
+        return summary(values[0], values[1:], interval_within(0, 1), reason)
 
     def mean_of(members: Sequence[str]) -> dict:
         columns = [list(names).index(name) for name in members]
@@ -261,14 +254,14 @@ def sound_protocol(
             names,
             first_reasons(on_test, without_complete_subjects(test[1], on_test)),
             *_partial_jackknife(fixed, test[1], [not reason for reason in on_test], seed),
-            interval=correlation_interval,
+            interval=interval_within(-1, 1),
             otherwise="the other attributes determine the ranks of the attribute or of its code",
         ),
         "dmig": report(
             names,
             on_test,
             *dmig_jackknife(*test, dimensions, seed),
-            interval=jackknife_interval,
+            interval=interval_within(-np.inf, 1),
             otherwise="another attribute carries all of its information",
         ),
         "dci": dci(train, test, without_codes, seed),

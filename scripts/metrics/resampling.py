@@ -79,10 +79,14 @@ def jackknife_interval(value: float, samples: np.ndarray) -> tuple[float, float]
     return value - reach, value + reach
 
 
-def correlation_interval(value: float, samples: np.ndarray) -> tuple[float, float]:
-    """``jackknife_interval`` of a correlation: not beyond -1 and 1."""
-    low, high = jackknife_interval(value, samples)
-    return max(low, -1.0), min(high, 1.0)
+def interval_within(least: float, most: float) -> Callable[[float, np.ndarray], tuple[float, float]]:
+    """``jackknife_interval`` of a metric that has bounds: not beyond them."""
+
+    def interval(value: float, samples: np.ndarray) -> tuple[float, float]:
+        low, high = jackknife_interval(value, samples)
+        return max(low, least), min(high, most)
+
+    return interval
 
 
 def two_sided_p(samples: np.ndarray) -> float:

@@ -66,6 +66,7 @@ def test_weights_of_the_attribute_loss_are_runs_of_their_own(datalist, tmp_path)
     [
         ({"overrides": {"seed": 7, "gamma": 0.1}}, "overrides set seed, gamma, which the study sets for each run"),
         ({"seeds": []}, r"seeds is \[\]: expected a list"),
+        ({"overrides": {"max_epoch": 2}}, "did you mean 'max_epochs'"),
         ({"seeds": [0, 0]}, "seeds hold 0: expected different whole numbers"),
         ({"inputs": {}}, "inputs is {}: expected names and their overlays"),
         ({"overlays": "compact.json"}, "overlays is 'compact.json': expected a list"),

@@ -7,7 +7,7 @@ from scipy import stats
 from scripts.metrics.resampling import (
     bootstrap,
     bootstrap_mean,
-    correlation_interval,
+    interval_within,
     jackknife,
     jackknife_interval,
     two_sided_p,
@@ -57,11 +57,11 @@ def test_p_is_the_level_at_which_the_interval_reaches_zero():
     assert two_sided_p(np.zeros(1000)) == 1
 
 
-def test_a_correlation_has_no_interval_beyond_one():
+def test_an_interval_stays_within_the_bounds_of_its_metric():
     samples = np.array([0.9, 1.0, 0.8, 1.0])
     assert jackknife_interval(0.95, samples)[1] > 1
-    assert correlation_interval(0.95, samples)[1] == 1
-    assert correlation_interval(-0.95, -samples)[0] == -1
+    assert interval_within(-1, 1)(0.95, samples)[1] == 1
+    assert interval_within(-1, 1)(-0.95, -samples)[0] == -1
 
 
 def test_two_subjects_have_no_interval():

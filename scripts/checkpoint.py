@@ -25,14 +25,19 @@ def save(content: Mapping[str, Any], path: str | os.PathLike) -> None:
         torch.save(content, part)
 
 
+def require(path: str | os.PathLike) -> None:
+    """Raise FileNotFoundError for a checkpoint that is not there."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"checkpoint '{path}' does not exist; train one with 'run training', or name it.")
+
+
 def read(path: str | os.PathLike) -> dict[str, Any]:
     """Read a checkpoint's tensors and numbers; no code in it is run.
 
     Raises:
         FileNotFoundError, ValueError: naming the file and what to do.
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"checkpoint '{path}' does not exist; train one with 'run training', or name it.")
+    require(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a file that is no checkpoint
@@ -58,9 +63,8 @@ def load_weights(network: nn.Module, path: str | os.PathLike, settings: Mapping[
     """
     content = read(path)
     fit_weights(network, content.get("network", content), path)
-    beside = Path(path).with_name(SETTINGS)
-    if settings and beside.is_file():
-        refuse_other_settings(json.loads(beside.read_text()), settings, beside)
+    if settings:
+        refuse_other_settings(training_settings(path), settings, Path(path).with_name(SETTINGS))
     return network
 
 
@@ -97,8 +101,7 @@ def fit_weights(network: nn.Module, weights: Mapping[str, torch.Tensor], path: s
 
 def fingerprint(path: str | os.PathLike) -> str:
     """SHA-256 of a checkpoint, which tells later whether a result is still that of the file."""
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"checkpoint '{path}' does not exist; train one with 'run training', or name it.")
+    require(path)
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 

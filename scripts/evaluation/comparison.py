@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from scripts.evaluation.study import METRICS, Run
+from scripts.evaluation.study import METRICS, Run, read_metrics
 from scripts.metrics.correlations import line_predictions, own_partial_spearman, paired_spearman, r2
 from scripts.metrics.preconditions import LEAST_SUBJECTS, obstacles
 from scripts.metrics.resampling import GROUPS, bootstrap, jackknife_interval, two_sided_p, without_groups
@@ -102,7 +101,7 @@ def compare(pairs: Sequence[tuple[Run, Run]]) -> Iterator[dict[str, Any]]:
 
 def run_statistics(run: Run) -> tuple[list[str], Statistic, Statistic]:
     """Test subjects of a run, and the functions to its ``RESAMPLED`` figures and to its partial SCC."""
-    description = json.loads((run.folder / METRICS).read_text())["description"]
+    description = read_metrics(run)["description"]
     rows = read_csv(run.folder / METRICS.parent / "subjects.csv")
     training, test = ([row for row in rows if row["section"] == s] for s in ("training", description["section"]))
     phases = description["data"]["phases"]

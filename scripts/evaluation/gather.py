@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,8 +15,8 @@ from scripts.checkpoint import read
 from scripts.evaluation.comparison import label, paired_tests
 from scripts.evaluation.images import QUALITIES
 from scripts.evaluation.interpretability import MODEL, SAMPLED
-from scripts.evaluation.study import LOG, METRICS, Run, execute
-from scripts.evaluation.tables import PAPER_COLUMNS, SOUND_COLUMNS, number
+from scripts.evaluation.study import LOG, METRICS, Run, execute, read_metrics
+from scripts.evaluation.tables import PAPER_COLUMNS, SOUND_COLUMNS, markdown_table, number
 from scripts.figures import reconstruction_figure
 from scripts.storage import atomic_path, output_folder, write_csv
 
@@ -90,17 +89,6 @@ def gather(runs: Sequence[Run], output_dir: str | os.PathLike) -> None:
     print(f"Study of {len(results)} runs: {output / 'study.md'}")
 
 
-def read_metrics(run: Run) -> dict[str, Any]:
-    """A run's metrics.json; raises ValueError naming the file where it is broken."""
-    path = run.folder / METRICS
-    try:
-        return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(
-            f"'{path}' is broken ({error}): remove it, and 'run run' evaluates {run.name} again."
-        ) from error
-
-
 # Tables: mean ± SD over seeds
 
 
@@ -160,10 +148,7 @@ def mean_sd(values: Sequence[float | None]) -> str:
 
 def markdown(title: str, rows: Mapping[str, Mapping[str, str]]) -> str:
     """A table with a heading."""
-    columns = list(dict.fromkeys(column for row in rows.values() for column in row))
-    lines = [f"### {title}", "", f"| | {' | '.join(columns)} |", f"|{'---|' * (len(columns) + 1)}"]
-    lines += [f"| {name} | {' | '.join(row.get(column, 'n/a') for column in columns)} |" for name, row in rows.items()]
-    return "\n".join(lines) + "\n"
+    return f"### {title}\n\n{markdown_table(rows)}\n"
 
 
 def long_rows(results: Mapping[Run, Mapping[str, Any]]) -> Iterator[dict[str, Any]]:

@@ -12,7 +12,7 @@ import shlex
 import subprocess
 import sys
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -56,6 +56,17 @@ class Run(NamedTuple):
         return (self.folder / METRICS).is_file()
 
 
+def read_metrics(run: Run) -> dict[str, Any]:
+    """A run's metrics.json; raises ValueError naming the file where it is broken."""
+    path = run.folder / METRICS
+    try:
+        return json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"'{path}' is broken ({error}): remove it, and 'run run' evaluates {run.name} again."
+        ) from error
+
+
 def plan(
     config_dir: str | os.PathLike,
     dataset_dir: str | os.PathLike,
@@ -88,25 +99,30 @@ def plan(
             that the study sets; for a study without runs; for a run's folder that was made by another plan.
         FileNotFoundError: for an overlay that does not exist.
     """
-    check_study(config_dir, methods, inputs, seeds, overlays, overrides)
+    trained, evaluated = (config_keys(Path(config_dir) / file) for file in ("train.json", "evaluate.json"))
+    check_study(config_dir, methods, inputs, seeds, overlays)
+    check_overrides(overrides, trained | evaluated)
     check_gammas(gammas, methods, config_dir)
-    declared = {name: json.loads((Path(config_dir) / f"{name}.json").read_text()) for name in ("train", "evaluate")}
-    only_evaluated = set(declared["evaluate"]) - set(declared["train"])
     output, runs = output_folder(output_dir).resolve(), []
+    # Once per seed and not per run: the datalist of a large cohort takes long to read.
+    lists = {
+        seed: seed_datalist(datalist, output, split, seed) if split else Path(datalist).resolve() for seed in seeds
+    }
+    cohorts = {path: file_hash(path) for path in set(lists.values())}
     for seed, (phases, of_input), (method, of_method) in itertools.product(seeds, inputs.items(), methods.items()):
         for weight in gammas.get(method, [DEFAULT]):
             gamma = None if weight == DEFAULT else float(weight)
             name = slug(f"{method} {phases} seed {seed}" + ("" if gamma is None else f" gamma {gamma:g}"))
             keys = {
                 "dataset_dir": str(Path(dataset_dir).resolve()),
-                "datalist": str(seed_datalist(datalist, output, split, seed) if split else Path(datalist).resolve()),
+                "datalist": str(lists[seed]),
                 "output_dir": str(output / name),
                 "seed": seed,
                 **({} if gamma is None else {"gamma": gamma}),
                 **overrides,
             }
             files = ["train.json", *overlays, *of_input, *of_method]
-            training = {key: value for key, value in keys.items() if key not in only_evaluated}
+            training = {key: value for key, value in keys.items() if key not in evaluated - trained}
             ceiling = {"ceiling_dir": str(output / slug(f"ceiling {phases} seed {seed}"))}
             commands = (
                 command("training", [Path(config_dir) / file for file in files], training),
@@ -120,7 +136,7 @@ def plan(
             f"two runs would have the folder {twice[0]}: give methods, inputs and gammas that differ more."
         )
     for run in runs:
-        keep_plan(run)
+        keep_plan(run, cohorts[lists[run.seed]])
     return runs
 
 
@@ -130,7 +146,6 @@ def check_study(
     inputs: Mapping[str, Sequence[str]],
     seeds: Sequence[int],
     overlays: Sequence[str],
-    overrides: Mapping[str, Any],
 ) -> None:
     """Raise for what would make a study empty, or fail in each of its runs."""
     for key, chosen, kind in (("methods", methods, dict), ("inputs", inputs, dict), ("seeds", seeds, (list, tuple))):
@@ -141,11 +156,6 @@ def check_study(
     wrong = [seed for seed in seeds if type(seed) is not int or seed < 0 or seeds.count(seed) > 1]
     if wrong:
         raise ValueError(f"seeds hold {wrong[0]!r}: expected different whole numbers, none of them negative.")
-    reserved = [key for key in RESERVED if key in overrides]
-    if reserved:
-        raise ValueError(f"overrides set {', '.join(reserved)}, which the study sets for each run by itself.")
-    configs = [json.loads((Path(config_dir) / file).read_text()) for file in ("train.json", "evaluate.json")]
-    check_keys(overrides, [key for config in configs for key in config])
     for key, files in {"overlays": overlays, **methods, **inputs}.items():
         if isinstance(files, str):
             raise ValueError(f"{key} is '{files}': expected a list, such as ['{files}'].")
@@ -156,13 +166,30 @@ def check_study(
                 )
 
 
-def keep_plan(run: Run) -> None:
+def check_overrides(overrides: Mapping[str, Any], declared: Collection[str]) -> None:
+    """Raise ValueError for keys that the study sets by itself, or that no config of its runs declares."""
+    reserved = [key for key in RESERVED if key in overrides]
+    if reserved:
+        raise ValueError(f"overrides set {', '.join(reserved)}, which the study sets for each run by itself.")
+    check_keys(overrides, declared)
+
+
+def config_keys(path: Path) -> set[str]:
+    """The top-level keys of a config."""
+    return set(json.loads(path.read_text()))
+
+
+def keep_plan(run: Run, cohort: str) -> None:
     """Note by which commands and subjects a run's folder is made.
+
+    Args:
+        run: the run.
+        cohort: hash of its datalist.
 
     Raises:
         ValueError: when it was made by others: its results would stand in a table to which they do not belong.
     """
-    path, content = run.folder / PLAN, plan_of(run)
+    path, content = run.folder / PLAN, plan_of(run, cohort)
     if path.is_file():
         known = json.loads(path.read_text())
         if known != content:
@@ -176,13 +203,12 @@ def keep_plan(run: Run) -> None:
     write_json(output_folder(run.folder) / PLAN, content)
 
 
-def plan_of(run: Run) -> dict[str, str]:
+def plan_of(run: Run, cohort: str) -> dict[str, str]:
     """The keys of a run's training, without the places of configs, scans and datalist, which may move."""
     pairs = [argument.removeprefix("--").split("=", 1) for argument in run.commands[0] if argument.startswith("--")]
     keys = {key: value for key, value in pairs if key not in ("dataset_dir", "output_dir")}
     keys["config_file"] = ", ".join(Path(file).name for file in ast.literal_eval(keys["config_file"]))
-    keys["datalist"] = file_hash(keys["datalist"])
-    return keys
+    return keys | {"datalist": cohort}
 
 
 def check_gammas(

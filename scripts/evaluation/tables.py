@@ -144,15 +144,21 @@ def realism_table(realism: Mapping[str, Any], description: Mapping[str, Any]) ->
 
 def to_markdown(table: Table) -> str:
     """A heading, the note and the table; reasons of undefined values stand below."""
-    columns = list(next(iter(table.rows.values()), {}))
-    lines = [f"## {table.title}", "", table.note, ""]
-    lines += [f"| | {' | '.join(columns)} |", f"|{'---|' * (len(columns) + 1)}"]
-    lines += [f"| {name} | {' | '.join(cell(row[column]) for column in columns)} |" for name, row in table.rows.items()]
+    rows = {name: {column: cell(value) for column, value in row.items()} for name, row in table.rows.items()}
+    lines = [f"## {table.title}", "", table.note, "", markdown_table(rows)]
     reasons = sorted(
         {value["undefined"] for row in table.rows.values() for value in row.values() if value.get("undefined")}
     )
     lines += [""] * bool(reasons) + [f"n/a: {reason.rstrip('.')}." for reason in reasons]
     return "\n".join(lines) + "\n"
+
+
+def markdown_table(rows: Mapping[str, Mapping[str, str]]) -> str:
+    """Row -> column -> text as a Markdown table; what a row lacks is ``n/a``."""
+    columns = list(dict.fromkeys(column for row in rows.values() for column in row))
+    lines = [f"| | {' | '.join(columns)} |", f"|{'---|' * (len(columns) + 1)}"]
+    lines += [f"| {name} | {' | '.join(row.get(column, 'n/a') for column in columns)} |" for name, row in rows.items()]
+    return "\n".join(lines)
 
 
 def table_rows(table: Table) -> Iterator[dict[str, Any]]:

@@ -136,7 +136,8 @@ class TrainingCheckpoint:
         output_dir: folder of both files, and of ``settings.json``.
         network: the network.
         optimizers: name to optimizer, all that the trainer steps.
-        evaluator: the engine whose metric decides.
+        evaluator: the engine whose metric decides; None where the last weights are the ones to use, and there is no
+            ``model.pt``.
         metric: name of that metric.
         settings: what makes it this training and no other; a resumed one must have the same. Learning rate, number of
             epochs and patience may change.
@@ -150,8 +151,8 @@ class TrainingCheckpoint:
         output_dir: str | os.PathLike,
         network: nn.Module,
         optimizers: Mapping[str, torch.optim.Optimizer],
-        evaluator: Engine,
-        metric: str,
+        evaluator: Engine | None = None,
+        metric: str = "",
         settings: Mapping[str, Any] | None = None,
         patience: int | None = None,
         resume: bool = True,
@@ -171,7 +172,8 @@ class TrainingCheckpoint:
 
     def report(self, engine: Engine) -> None:
         """Print what was kept."""
-        print(f"Best {self.metric} {self.best:.4g} in epoch {self.best_epoch}: {self.folder / BEST}")
+        if self.evaluator is not None:
+            print(f"Best {self.metric} {self.best:.4g} in epoch {self.best_epoch}: {self.folder / BEST}")
 
     def start(self, engine: Engine) -> None:
         """Continue from ``last.pt``, or note the settings of a new training."""
@@ -208,7 +210,8 @@ class TrainingCheckpoint:
             FloatingPointError: for weights or a metric that are not finite; what was saved before stays.
         """
         epoch, weights = engine.state.epoch, self.network.state_dict()
-        validated = self.evaluator.state.epoch == epoch  # else its metric is of an earlier epoch
+        # else there is no metric, or one of an earlier epoch
+        validated = self.evaluator is not None and self.evaluator.state.epoch == epoch
         value = float(self.evaluator.state.metrics[self.metric]) if validated else math.inf
         if (validated and not math.isfinite(value)) or not all(tensor.isfinite().all() for tensor in weights.values()):
             raise FloatingPointError(

@@ -140,7 +140,8 @@ class TrainingProgress(ProgressBar):
 
     def collect(self, engine: Engine) -> None:
         """Keep one iteration's losses."""
-        self.values.append([float(engine.state.output[TERMS][name]) for name in self.names])
+        terms = engine.state.output.get(TERMS, engine.state.output)
+        self.values.append([float(terms[name]) for name in self.names])
 
 
 class InferenceProgress(ProgressBar):

@@ -47,6 +47,15 @@ def output_folder(path: str | os.PathLike, key: str = "output_dir") -> Path:
     return folder
 
 
+def file_state(path: str | os.PathLike) -> tuple[int, int]:
+    """Size and time of a file; -1 for one that cannot be looked at, such as a broken link."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return -1, -1
+    return status.st_size, status.st_mtime_ns
+
+
 def write_json(path: str | os.PathLike, content: Any) -> None:
     """Write ``content`` as indented JSON."""
     with atomic_path(path) as part:

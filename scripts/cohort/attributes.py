@@ -10,6 +10,7 @@ from scripts.cohort.layout import LABELS, PHASES, SubjectError
 
 VOLUMES = ("LVEDV", "RVEDV", "MyoEDV", "LVESV", "RVESV", "MyoESV")  # the regularized attributes, in the paper's order
 DERIVED = ("LVSV", "LVEF", "LVM", "RVSV", "RVEF")
+CARDIAC_OUTPUT = ("HR", "LVCO")  # 1/min and L/min, of a cine whose header tells the time between frames
 AREAS = ("LVEDA", "RVEDA", "MyoEDA", "LVESA", "RVESA", "MyoESA")
 MYOCARDIAL_DENSITY = 1.05  # g/mL
 

@@ -10,17 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from scripts.cohort.attributes import AREAS, DERIVED, VOLUMES
-from scripts.cohort.layout import PHASES
+from scripts.cohort.layout import PHASES, PREDICTED
 from scripts.cohort.split import SECTIONS
 from scripts.storage import write_json
 
 FILE_KEYS = tuple(f"{kind}_{phase}" for phase in PHASES for kind in ("image", "mask"))
+MASKS = "masks"  # folder beside a datalist that holds the predicted masks
 PHASE_KEYS = tuple(f"{kind}_{phase}" for phase in PHASES for kind in ("frame", "basal_slice"))
 
 
 def datalist_item(row: Mapping[str, Any]) -> dict[str, Any]:
     """One subject of the datalist, from its row of the examination."""
-    return {key: row[key] for key in ("subject", *FILE_KEYS, *PHASE_KEYS, *VOLUMES, *DERIVED, *AREAS)}
+    return {key: row[key] for key in ("subject", "mask", *FILE_KEYS, *PHASE_KEYS, *VOLUMES, *DERIVED, *AREAS)}
 
 
 def write_datalist(path: str | os.PathLike, rows: Sequence[Mapping[str, Any]], sections: Mapping[str, str]) -> None:
@@ -69,18 +70,33 @@ def load_items(
     if not items:
         raise ValueError(f"datalist '{datalist}' has no subject in {section or SECTIONS}; see 'split' of run prepare.")
     check_attributes(items, attributes, datalist)
-    check_files(items, datalist, dataset_dir)
-    return [locate(item, dataset_dir) for item in items]
+    masks_dir = Path(datalist).parent / MASKS
+    check_files(items, datalist, dataset_dir, masks_dir)
+    return [locate(item, dataset_dir, masks_dir) for item in items]
 
 
-def locate(item: Mapping[str, Any], dataset_dir: str | os.PathLike) -> dict[str, Any]:
-    """Join an item's paths with ``dataset_dir``, and note when its files last changed, so that no cache outlives them.
+def locate(
+    item: Mapping[str, Any], dataset_dir: str | os.PathLike, masks_dir: str | os.PathLike | None = None
+) -> dict[str, Any]:
+    """Give an item the full paths of its files, and note when these last changed, so that no cache outlives them.
 
     The scans' paths are kept under ``scan_<phase>`` too, since loading replaces ``image_<phase>`` by its voxels.
     """
-    paths = {key: os.path.join(dataset_dir, item[key]) for key in FILE_KEYS}
+    paths = full_paths(item, dataset_dir, masks_dir)
     scans = {f"scan_{phase}": paths[f"image_{phase}"] for phase in PHASES}
     return {**item, **paths, **scans, "modified": [os.stat(path).st_mtime_ns for path in paths.values()]}
+
+
+def full_paths(
+    item: Mapping[str, Any], dataset_dir: str | os.PathLike, masks_dir: str | os.PathLike | None
+) -> dict[str, str]:
+    """Where an item's files lie: in ``dataset_dir``, but for predicted masks, which lie in ``masks_dir``."""
+    paths = {}
+    for key in FILE_KEYS:
+        in_dataset = os.path.join(dataset_dir, item[key])
+        predicted = item.get("mask") == PREDICTED and key.startswith("mask_") and not os.path.exists(in_dataset)
+        paths[key] = os.path.join(masks_dir, item[key]) if predicted and masks_dir else in_dataset
+    return paths
 
 
 def read_datalist(path: str | os.PathLike) -> dict[str, Any]:
@@ -154,9 +170,9 @@ def check_attributes(items: Sequence[Mapping[str, Any]], attributes: Sequence[st
         raise ValueError(f"no subject of datalist '{datalist}' has a value for {', '.join(empty)}; leave it out.")
 
 
-def check_files(items: Sequence[Mapping[str, Any]], datalist: Any, dataset_dir: Any) -> None:
+def check_files(items: Sequence[Mapping[str, Any]], datalist: Any, dataset_dir: Any, masks_dir: Any = None) -> None:
     """Raise for files that have vanished, naming the first."""
-    paths = (os.path.join(dataset_dir, item[key]) for item in items for key in FILE_KEYS)
+    paths = (path for item in items for path in full_paths(item, dataset_dir, masks_dir).values())
     gone = [path for path in paths if not os.path.exists(path)]
     if gone:
         raise FileNotFoundError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
@@ -12,35 +13,63 @@ import numpy as np
 from tqdm import tqdm
 
 from scripts.cohort.attributes import areas, basal_slices, base_is_first, derived, volumes
-from scripts.cohort.layout import PHASES, PhaseFiles, SubjectError, phase_files, read_image, read_mask
+from scripts.cohort.layout import (
+    PHASES,
+    PREDICTED,
+    PhaseFiles,
+    SubjectError,
+    frame_time,
+    open_scan,
+    phase_files,
+    read_image,
+    read_mask,
+)
 from scripts.cohort.parallel import parallel_map
 from scripts.cohort.quality import QualityRules, check_mask, heart_slices
 
+HEART_RATES = (20, 250)  # 1/min; outside, the header's frame time is not that of one heartbeat
 
-def examine_all(folders: Iterable[Path], rules: QualityRules, workers: int | None) -> Iterator[dict[str, Any]]:
+
+def examine_all(
+    folders: Iterable[Path],
+    rules: QualityRules,
+    workers: int | None,
+    masks_dir: str | os.PathLike | None = None,
+) -> Iterator[dict[str, Any]]:
     """Examine subjects in parallel, with a progress bar; yields their rows in the order of ``folders``."""
-    for row in parallel_map(partial(examine_subject, rules=rules), list(folders), workers, "examine", "subject"):
+    task = partial(examine_subject, rules=rules, masks_dir=masks_dir)
+    for row in parallel_map(task, list(folders), workers, "examine", "subject"):
         for message in row["warnings"]:
             tqdm.write(f"  warning: {message}")
         yield row
 
 
-def examine_subject(folder: Path, rules: QualityRules) -> dict[str, Any]:
+def explained(rows: Iterable[Mapping[str, Any]], unsegmented: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Rows of the examination in which a subject without a mask has the reason why none could be predicted."""
+    return [
+        {**row, "reason": unsegmented.get(row["subject"], row["reason"]) if row["status"] == "excluded" else ""}
+        for row in rows
+    ]
+
+
+def examine_subject(folder: Path, rules: QualityRules, masks_dir: str | os.PathLike | None = None) -> dict[str, Any]:
     """Examine one subject; a problem becomes the row's reason and is never raised.
 
     Args:
         folder: a subject's folder in the UKBB format.
         rules: thresholds of the quality control.
+        masks_dir: where predicted masks lie, for scans that came without one.
 
     Returns:
         ``subject``, ``status`` (``included`` or ``excluded``), ``reason``, ``warnings`` and, as far as the examination
-        came, files (relative to the dataset), slices, voxel size (mm), volumes (mL), derived values and areas (cm²).
+        came, files (relative to the dataset, or to ``masks_dir``), kind of mask, slices, voxel size (mm), volumes (mL),
+        derived values and areas (cm²); of a cine, heart rate (1/min) and cardiac output (L/min).
     """
     row: dict[str, Any] = {"subject": folder.name, "status": "excluded", "reason": "", "warnings": []}
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            measure(folder, rules, row)
+            measure(folder, rules, row, masks_dir)
             row["status"] = "included"
         except (SubjectError, OSError) as error:
             row["reason"] = str(error)
@@ -48,13 +77,14 @@ def examine_subject(folder: Path, rules: QualityRules) -> dict[str, Any]:
     return row
 
 
-def measure(folder: Path, rules: QualityRules, row: dict[str, Any]) -> None:
+def measure(folder: Path, rules: QualityRules, row: dict[str, Any], masks_dir: str | os.PathLike | None = None) -> None:
     """Read both phases of a subject, measure them into ``row``, and check them.
 
     Raises:
         SubjectError: with the reason why the subject cannot be used; what was measured before stays in the row.
     """
-    files = phase_files(folder)
+    files = phase_files(folder, masks_dir)
+    row["mask"] = PREDICTED if PREDICTED in kinds(files) else kinds(files)[0]
     masks, affines, spacing = {}, {}, {}
     for phase in PHASES:
         row |= {f"{kind}_{phase}": f"{folder.name}/{getattr(files[phase], kind).name}" for kind in ("image", "mask")}
@@ -70,10 +100,37 @@ def measure(folder: Path, rules: QualityRules, row: dict[str, Any]) -> None:
         except SubjectError as error:
             raise SubjectError(f"{phase}: {error}") from error
     row |= derived(row)
+    row |= cardiac_output(row["LVSV"], files["ED"])
     check_phases(spacing, row)
     row["handedness"] = handedness(affines["ED"], base_is_first(masks))
     slices = basal_slices(masks, rules.min_pixels)
     row |= {f"basal_slice_{phase}": slices[phase] for phase in PHASES} | areas(masks, slices, spacing["ED"])
+
+
+def kinds(files: Mapping[str, PhaseFiles]) -> list[str]:
+    """Which kinds of masks a subject has."""
+    return [phase.mask_kind for phase in files.values()]
+
+
+def cardiac_output(stroke_volume: float, files: PhaseFiles) -> dict[str, float]:
+    """Heart rate (1/min) and LV cardiac output (L/min) of a cine that covers one heartbeat; nothing without times.
+
+    Warns when the header's frame time gives a heart rate that no heart has.
+    """
+    if files.frame is None:
+        return {}
+    beat = frame_time(files.image) * open_scan(files.image).shape[-1]
+    if not np.isfinite(beat):
+        return {}
+    rate = 60 / beat
+    if not HEART_RATES[0] <= rate <= HEART_RATES[1]:
+        warnings.warn(
+            f"{files.image.parent.name}/{files.image.name}: the header's frame time would mean {rate:.3g} heartbeats "
+            "per minute; heart rate and cardiac output are left out.",
+            stacklevel=2,
+        )
+        return {}
+    return {"HR": rate, "LVCO": stroke_volume * rate / 1000}
 
 
 def read_phase(files: PhaseFiles, phase: str) -> tuple[np.ndarray, np.ndarray]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import nibabel as nib
@@ -20,7 +20,8 @@ from scripts.storage import atomic_path
 
 PHASES = ("ED", "ES")
 LABELS = {"LV": 1, "Myo": 2, "RV": 3}
-MASK_PREFIXES = ("label", "seg")  # manual masks are preferred over automatic ones
+MASK_KINDS = {"label": "manual", "seg": "automatic"}  # by prefix; manual masks are preferred
+PREDICTED = "predicted"  # a mask that this bundle made, kept apart from the scans
 EXPECTED_LAYOUT = (
     "expected one folder per subject with sa_ED.nii.gz, sa_ES.nii.gz and their masks label_sa_*.nii.gz or "
     "seg_sa_*.nii.gz, or the cine sa.nii.gz with seg_sa.nii.gz"
@@ -39,11 +40,13 @@ class PhaseFiles:
         image: path of the scan, 3D (one phase) or 4D (cine).
         mask: path of the segmentation of the same shape.
         frame: frame of the cine, or None for a 3D file.
+        mask_kind: ``manual``, ``automatic`` or ``predicted``.
     """
 
     image: Path
     mask: Path
     frame: int | None = None
+    mask_kind: str = "manual"
 
 
 def find_subjects(dataset_dir: str | os.PathLike) -> list[Path]:
@@ -68,13 +71,14 @@ def find_subjects(dataset_dir: str | os.PathLike) -> list[Path]:
     return folders
 
 
-def phase_files(folder: Path) -> dict[str, PhaseFiles]:
+def phase_files(folder: Path, masks_dir: str | os.PathLike | None = None) -> dict[str, PhaseFiles]:
     """Locate the scan and the mask of both phases of one subject.
 
     In a cine, ED is frame 0 and ES the frame of smallest LV cavity volume.
 
     Args:
         folder: a subject's folder.
+        masks_dir: where predicted masks lie, for scans that have no other.
 
     Returns:
         phase (``ED``, ``ES``) to its files.
@@ -82,11 +86,11 @@ def phase_files(folder: Path) -> dict[str, PhaseFiles]:
     Raises:
         SubjectError: when a scan or a mask is missing.
     """
-    if (folder / "sa_ED.nii.gz").exists() or (folder / "sa_ES.nii.gz").exists():
-        return {phase: _located(folder, f"sa_{phase}.nii.gz") for phase in PHASES}
-    if not (folder / "sa.nii.gz").exists():
-        raise SubjectError("there is neither sa_ED.nii.gz and sa_ES.nii.gz nor the cine sa.nii.gz")
-    cine = _located(folder, "sa.nii.gz")
+    scans = find_scans(folder)
+    located = [_located(scan, masks_dir) for scan in scans]
+    if len(scans) == len(PHASES):
+        return dict(zip(PHASES, located, strict=True))
+    cine = located[0]
     mask = read_mask(cine.mask)
     if mask.ndim != 4 or mask.shape[-1] < 2:
         raise SubjectError(f"{cine.mask.name} has shape {mask.shape}; a cine mask needs 4 axes and at least 2 frames")
@@ -95,16 +99,47 @@ def phase_files(folder: Path) -> dict[str, PhaseFiles]:
     if len(segmented) < 2 or segmented[0] != 0:
         raise SubjectError(f"{cine.mask.name} needs an LV cavity in frame 0 (ED) and in a later frame (ES)")
     frames = {"ED": 0, "ES": int(segmented[np.argmin(lv_voxels[segmented])])}
-    return {phase: PhaseFiles(cine.image, cine.mask, frame) for phase, frame in frames.items()}
+    return {phase: replace(cine, frame=frame) for phase, frame in frames.items()}
 
 
-def _located(folder: Path, name: str) -> PhaseFiles:
-    if not (folder / name).exists():
-        raise SubjectError(f"{name} is missing")
-    for prefix in MASK_PREFIXES:
-        if (folder / f"{prefix}_{name}").exists():
-            return PhaseFiles(folder / name, folder / f"{prefix}_{name}")
-    raise SubjectError(f"no mask for {name}: expected " + " or ".join(f"{prefix}_{name}" for prefix in MASK_PREFIXES))
+def find_scans(folder: Path) -> list[Path]:
+    """The scans of a subject: one per phase, or the cine.
+
+    Raises:
+        SubjectError: when there is neither.
+    """
+    phases = [folder / f"sa_{phase}.nii.gz" for phase in PHASES]
+    missing = [scan for scan in phases if not scan.exists()]
+    if not missing:
+        return phases
+    if len(missing) < len(phases):
+        raise SubjectError(f"{missing[0].name} is missing")
+    if not (folder / "sa.nii.gz").exists():
+        raise SubjectError("there is neither sa_ED.nii.gz and sa_ES.nii.gz nor the cine sa.nii.gz")
+    return [folder / "sa.nii.gz"]
+
+
+def given_mask(scan: Path) -> Path | None:
+    """The mask that came with a scan, manual before automatic; None where there is none."""
+    masks = (scan.with_name(f"{prefix}_{scan.name}") for prefix in MASK_KINDS)
+    return next((mask for mask in masks if mask.exists()), None)
+
+
+def predicted_mask(masks_dir: str | os.PathLike, scan: Path) -> Path:
+    """Where the predicted mask of a scan lies: in the UKBB format too, in a tree of its own."""
+    return Path(masks_dir) / scan.parent.name / f"seg_{scan.name}"
+
+
+def _located(scan: Path, masks_dir: str | os.PathLike | None) -> PhaseFiles:
+    mask = given_mask(scan)
+    if mask is not None:
+        return PhaseFiles(scan, mask, mask_kind=MASK_KINDS[mask.name.split("_")[0]])
+    if masks_dir is not None and predicted_mask(masks_dir, scan).exists():
+        return PhaseFiles(scan, predicted_mask(masks_dir, scan), mask_kind=PREDICTED)
+    expected = " or ".join(f"{prefix}_{scan.name}" for prefix in MASK_KINDS)
+    raise SubjectError(
+        f"no mask for {scan.name}: expected {expected}, or a segmentation network (--segmentation, see segment.json)"
+    )
 
 
 def read_image(path: str | os.PathLike, frame: int | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -121,8 +156,17 @@ def read_image(path: str | os.PathLike, frame: int | None = None) -> tuple[np.nd
         SubjectError: for an unreadable file, a wrong number of axes, a voxel size that is not positive, or
             voxels that are not finite.
     """
+    return _read(path, frame, axes=(3,))
+
+
+def read_scan(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
+    """Read a volume (X, Y, Z) or a whole cine (X, Y, Z, T), and its affine, as ``read_image`` does."""
+    return _read(path, None, axes=(3, 4))
+
+
+def _read(path: str | os.PathLike, frame: int | None, axes: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
     image = open_scan(path)
-    voxels = _voxels(image, path, frame)
+    voxels = _voxels(image, path, frame, axes)
     if not np.isfinite(voxels).all():
         raise SubjectError(f"{Path(path).name} has voxels that are not finite (NaN or infinite)")
     return voxels, spacing_affine(image, path)
@@ -235,18 +279,36 @@ def write_volume(path: str | os.PathLike, voxels: np.ndarray, affine: np.ndarray
         nib.save(image, part)
 
 
-def write_like(path: str | os.PathLike, voxels: np.ndarray, scan: str | os.PathLike) -> None:
-    """Write a float32 volume with the header of the scan that it belongs to, so that any viewer overlays the two.
+def write_like(
+    path: str | os.PathLike, voxels: np.ndarray, scan: str | os.PathLike, description: str | None = None
+) -> None:
+    """Write voxels with the header of the scan that they belong to, so that any viewer overlays the two.
 
     Args:
         path: target; its folder must exist.
-        voxels: (X, Y, Z), in the scan's own grid.
+        voxels: (X, Y, Z), or (X, Y, Z, T) of a cine, in the scan's own grid; written as float32, or as integers.
         scan: the NIfTI file, 3D or 4D, whose affine, codes and units are taken over as they are.
+        description: for the header's field of that name, up to 79 characters; None keeps the scan's.
     """
     reference = nib.load(scan)
-    image = nib.Nifti1Image(voxels.astype(np.float32), reference.affine, reference.header)
-    image.header.set_data_dtype(np.float32)
-    image.header.set_zooms(reference.header.get_zooms()[:3])
+    voxels = voxels.astype(np.float32) if voxels.dtype.kind == "f" else voxels
+    image = nib.Nifti1Image(voxels, reference.affine, reference.header)
+    image.header.set_data_dtype(voxels.dtype)
+    image.header.set_zooms(reference.header.get_zooms()[: voxels.ndim])
     image.header["cal_min"] = image.header["cal_max"] = 0  # the scan's display range is not that of these voxels
+    if description is not None:
+        image.header["descrip"] = description
     with atomic_path(path) as part:
         nib.save(image, part)
+
+
+def frame_time(scan: str | os.PathLike) -> float:
+    """Time between two frames of a cine in seconds, by its header; NaN where it does not tell.
+
+    Without a unit, a time of more than 1 is in milliseconds, since no cine has so few frames that it could be seconds.
+    """
+    header = open_scan(scan).header
+    zooms = header.get_zooms()
+    step = float(zooms[3]) if len(zooms) > 3 else 0.0
+    seconds = {"sec": 1.0, "msec": 1e-3, "usec": 1e-6}.get(header.get_xyzt_units()[1], 1e-3 if step > 1 else 1.0)
+    return step * seconds if np.isfinite(step) and step > 0 else float("nan")

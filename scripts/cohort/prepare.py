@@ -12,26 +12,29 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
-from scripts.cohort.attributes import AREAS, DERIVED, VOLUMES
-from scripts.cohort.datalist import FILE_KEYS, PHASE_KEYS, write_datalist
-from scripts.cohort.examine import examine_all
+from scripts.cohort.attributes import AREAS, CARDIAC_OUTPUT, DERIVED, VOLUMES
+from scripts.cohort.datalist import FILE_KEYS, MASKS, PHASE_KEYS, write_datalist
+from scripts.cohort.examine import examine_all, explained
 from scripts.cohort.layout import PHASES, find_subjects
 from scripts.cohort.quality import QualityRules
 from scripts.cohort.split import split_by_column, split_subjects
-from scripts.storage import output_folder, read_csv, write_csv
+from scripts.segmentation.missing import segment_missing
+from scripts.storage import file_state, output_folder, read_csv, write_csv
 
 COLUMNS = (
-    *("subject", "status", "reason"),
+    *("subject", "status", "reason", "mask"),
     *(f"{kind}_{phase}" for kind in ("slices", "basal_slice") for phase in PHASES),
     *("spacing_x", "spacing_y", "spacing_z", "handedness"),
     *VOLUMES,
     *DERIVED,
+    *CARDIAC_OUTPUT,
     *AREAS,
 )
 UNITS = {"LVEF": "%", "RVEF": "%", "LVM": "g"}
 RESERVED = {*COLUMNS, *FILE_KEYS, *PHASE_KEYS, "warnings"}
-EXAMINATION = 2  # raise it when rows are made in another way, so that no row of an older journal is reused
+EXAMINATION = 3  # raise it when rows are made in another way, so that no row of an older journal is reused
 
 
 def prepare(
@@ -43,6 +46,8 @@ def prepare(
     seed: int = 0,
     rules: Mapping[str, int] | None = None,
     workers: int | None = None,
+    segmentation: str | os.PathLike | None = None,
+    device: str | torch.device = "cpu",
 ) -> None:
     """Examine every subject and write ``cohort.csv`` (all of them) and ``datalist.json`` (those that can be used).
 
@@ -56,6 +61,9 @@ def prepare(
         seed: of the split.
         rules: thresholds of the quality control, see ``QualityRules``.
         workers: processes; None takes one per core.
+        segmentation: weights of a segmentation network for subjects without masks, see ``load_segmenter``; their
+            predicted masks go to ``output_dir/masks``.
+        device: of that network.
 
     Raises:
         FileNotFoundError: when there is no subject, or no such user table.
@@ -64,8 +72,10 @@ def prepare(
     folders = find_subjects(dataset_dir)
     target = output_folder(output_dir)
     table = read_user_table(dataset_dir, user_table)
-    rows = examine_changed(folders, QualityRules(**(rules or {})), target / "examined.jsonl", workers or os.cpu_count())
-    rows = [dict(row) | table.get(row["subject"], {}) for row in rows]
+    workers = workers or os.cpu_count()
+    unsegmented = segment_missing(folders, target / MASKS, segmentation, device, workers) if segmentation else {}
+    rows = examine_changed(folders, QualityRules(**(rules or {})), target, workers)
+    rows = [row | table.get(row["subject"], {}) for row in explained(rows, unsegmented)]
     unmatched = set(table) - {row["subject"] for row in rows}
     if unmatched:
         print(f"  warning: {len(unmatched)} subjects of the user table have no scan, such as {min(unmatched)}.")
@@ -112,16 +122,17 @@ def read_user_table(dataset_dir: str | os.PathLike, path: str | os.PathLike | No
     return {row.pop("subject"): {renamed[column]: value for column, value in row.items()} for row in map(dict, rows)}
 
 
-def examine_changed(folders: list[Path], rules: QualityRules, journal: Path, workers: int) -> list[dict[str, Any]]:
+def examine_changed(folders: list[Path], rules: QualityRules, target: Path, workers: int) -> list[dict[str, Any]]:
     """Examine the subjects whose files changed since the last run; the others come from the journal.
 
     The journal gets a line as soon as a subject is done, so that an interrupted run goes on where it stopped.
     """
-    keys = {folder: fingerprint(folder, rules) for folder in folders}
+    journal, masks_dir = target / "examined.jsonl", target / MASKS
+    keys = {folder: fingerprint(folder, rules, masks_dir) for folder in folders}
     known = read_journal(journal)
     changed = [folder for folder in folders if keys[folder] not in known]
     with open(journal, "a") as file:
-        for folder, row in zip(changed, examine_all(changed, rules, workers), strict=True):
+        for folder, row in zip(changed, examine_all(changed, rules, workers, masks_dir), strict=True):
             known[keys[folder]] = row
             # The newline comes first, so that a line torn by a kill cannot spoil the one after it.
             file.write("\n" + json.dumps({"key": keys[folder], "row": row}))
@@ -129,18 +140,11 @@ def examine_changed(folders: list[Path], rules: QualityRules, journal: Path, wor
     return [known[keys[folder]] for folder in folders]
 
 
-def fingerprint(folder: Path, rules: QualityRules) -> str:
+def fingerprint(folder: Path, rules: QualityRules, masks_dir: Path) -> str:
     """What a subject's row depends on: its files' names, sizes and times, the rules, and how it is examined."""
-    files = [(path.name, *file_state(path)) for path in sorted(folder.glob("*sa*.nii.gz"))]
+    found = [*sorted(folder.glob("*sa*.nii.gz")), *sorted((masks_dir / folder.name).glob("*sa*.nii.gz"))]
+    files = [(path.name, *file_state(path)) for path in found]
     return json.dumps([EXAMINATION, folder.name, files, asdict(rules)])
-
-
-def file_state(path: Path) -> tuple[int, int]:
-    """Size and time of a file; -1 for one that cannot be looked at, such as a broken link."""
-    try:
-        return path.stat().st_size, path.stat().st_mtime_ns
-    except OSError:
-        return -1, -1
 
 
 def read_journal(path: Path) -> dict[str, dict[str, Any]]:

@@ -1,0 +1,108 @@
+"""Masks for subjects that come without them, predicted by a segmentation network and kept apart from the scans."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import nibabel as nib
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from scripts.checkpoint import fingerprint
+from scripts.cohort.layout import SubjectError, find_scans, given_mask, predicted_mask, read_scan, write_like
+from scripts.segmentation.segmenter import load_segmenter
+from scripts.storage import file_state
+
+
+class Scan(NamedTuple):
+    """A scan to segment, one phase or a cine, and where its mask goes."""
+
+    image: Path
+    mask: Path
+
+    @property
+    def subject(self) -> str:
+        """Whose scan it is."""
+        return self.image.parent.name
+
+
+def segment_missing(
+    folders: Sequence[Path],
+    masks_dir: str | os.PathLike,
+    weights: str | os.PathLike,
+    device: str | torch.device = "cpu",
+    workers: int = 0,
+) -> dict[str, str]:
+    """Segment the scans of all subjects that have no mask, but for those that the same network has segmented before.
+
+    Args:
+        folders: subjects' folders in the UKBB format.
+        masks_dir: folder that gets ``<subject>/seg_sa_ED.nii.gz`` and so on, in the scan's own grid.
+        weights: a checkpoint for ``load_segmenter``.
+        device: of the network.
+        workers: processes that read scans ahead; 0 reads them in this one.
+
+    Returns:
+        subject to the reason why it could not be segmented.
+
+    Raises:
+        FileNotFoundError, ValueError: for weights that cannot be used.
+    """
+    scans = [scan for folder in folders for scan in scans_without_mask(folder, masks_dir)]
+    if not scans:
+        return {}
+    network = fingerprint(weights)
+    waiting = [scan for scan in scans if origin_of(scan.mask) != origin(scan.image, network)]
+    segmenter = load_segmenter(weights, device)
+    loader = DataLoader(_Scans(waiting), batch_size=None, num_workers=min(workers, len(waiting)))
+    reasons: dict[str, str] = {}
+    for scan, content in zip(waiting, tqdm(loader, "segment", unit="scan", disable=not waiting), strict=True):
+        if isinstance(content, str):
+            reasons.setdefault(scan.subject, content)
+            continue
+        scan.mask.parent.mkdir(parents=True, exist_ok=True)
+        write_like(scan.mask, segmenter(*content), scan.image, origin(scan.image, network))
+    return reasons
+
+
+def scans_without_mask(folder: Path, masks_dir: str | os.PathLike) -> list[Scan]:
+    """What has to be segmented of a subject; nothing where there is no scan, which its examination will tell."""
+    try:
+        return [Scan(image, predicted_mask(masks_dir, image)) for image in find_scans(folder) if not given_mask(image)]
+    except SubjectError:
+        return []
+
+
+def origin(image: Path, network: str) -> str:
+    """What a predicted mask depends on, short enough for a NIfTI header: the network and the scan's size and time."""
+    return "segmented {:.12} {} {}".format(network, *file_state(image))
+
+
+def origin_of(mask: Path) -> str:
+    """What a predicted mask says that it was made from; nothing where there is none that can be read."""
+    try:
+        return nib.load(mask).header["descrip"].item().decode()
+    except (OSError, nib.filebasedimages.ImageFileError):
+        return ""
+
+
+class _Scans(Dataset):
+    """Scans to read ahead: voxels (X, Y, Z) or (X, Y, Z, T), tensors once loaded, and voxel size in mm; or a reason."""
+
+    def __init__(self, scans: Sequence[Scan]) -> None:
+        self.scans = scans
+
+    def __len__(self) -> int:
+        return len(self.scans)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, list[float]] | str:
+        try:
+            voxels, affine = read_scan(self.scans[index].image)
+        except (SubjectError, OSError) as error:
+            return str(error)
+        return voxels, np.linalg.norm(affine[:3, :3], axis=0).tolist()

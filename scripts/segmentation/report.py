@@ -1,0 +1,152 @@
+"""How good a segmentation is, on subjects that it has not learned from: overlap, volumes and contours."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from monai.metrics import compute_dice
+from torch.nn.functional import one_hot
+from tqdm import tqdm
+
+from scripts.cohort.layout import LABELS, PHASES, read_image, read_mask
+from scripts.evaluation.tables import markdown_table
+from scripts.segmentation.segmenter import Segmenter, load_segmenter
+from scripts.segmentation.slices import CLASSES
+from scripts.storage import atomic_path, output_folder, write_csv, write_json
+
+COLORS = {"LV": "red", "Myo": "lime", "RV": "deepskyblue"}
+HEIGHTS = {"basal": 0.15, "mid-cavity": 0.5, "apical": 0.85}  # parts of the heart's slices
+MARGIN = 15  # mm around the heart
+
+
+def write_report(
+    folder: str | os.PathLike,
+    weights: str | os.PathLike,
+    items: Sequence[Mapping[str, Any]],
+    device: str | torch.device,
+) -> None:
+    """Segment subjects and compare with their masks: ``segmentation.md``, ``.json``, ``.csv`` and ``contours.png``.
+
+    Args:
+        folder: target.
+        weights: a checkpoint for ``load_segmenter``.
+        items: subjects of a datalist with full paths, which the network has not learned from.
+        device: of the network.
+    """
+    target = output_folder(folder)
+    segmenter = load_segmenter(weights, device)
+    rows, sections = [], []
+    for item in tqdm(items, "segment held-out subjects", unit="subject"):
+        for phase in PHASES:
+            image, mask, predicted, voxel = segment_phase(segmenter, item, phase)
+            rows.append({"subject": item["subject"], "phase": phase} | compared(mask, predicted, voxel))
+            sections.append((rows[-1]["Dice"], contour_sections(image, mask, predicted, voxel)))
+    table = summary(rows)
+    write_csv(target / "segmentation.csv", rows, list(rows[0]))
+    write_json(target / "segmentation.json", {"subjects": len(items), "structures": table})
+    with atomic_path(target / "segmentation.md") as part:
+        part.write_text(markdown(table, len(items)))
+    with atomic_path(target / "contours.png") as part:
+        contour_figure(examples(sections)).savefig(part)
+    print(markdown(table, len(items)) + f"Written: {target / 'segmentation.md'}, {target / 'contours.png'}")
+
+
+def segment_phase(
+    segmenter: Segmenter, item: Mapping[str, Any], phase: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Scan, mask and predicted mask (X, Y, Z) of one phase, and its voxel size in mm."""
+    frame = item[f"frame_{phase}"]
+    image, affine = read_image(item[f"image_{phase}"], frame)
+    voxel = np.linalg.norm(affine[:3, :3], axis=0)
+    return image, read_mask(item[f"mask_{phase}"], frame), segmenter(image, voxel), voxel
+
+
+def compared(mask: np.ndarray, predicted: np.ndarray, voxel: Sequence[float]) -> dict[str, float]:
+    """Dice of the volume and both volumes (mL) of every structure, and the mean Dice."""
+    classes = [one_hot(torch.from_numpy(labels).long(), CLASSES).movedim(-1, 0)[None] for labels in (predicted, mask)]
+    dice = compute_dice(*classes, include_background=False)[0].tolist()
+    row = {"Dice": float(np.mean(dice))}
+    for (structure, label), value in zip(LABELS.items(), dice, strict=True):
+        row[f"{structure}_Dice"] = value
+        for name, labels in (("mL", mask), ("predicted_mL", predicted)):
+            row[f"{structure}_{name}"] = float(np.count_nonzero(labels == label) * np.prod(voxel) / 1000)
+    return row
+
+
+def summary(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Per structure, and both phases together and apart: mean and SD of Dice, mean (absolute) volume error in mL."""
+    table = []
+    for structure in LABELS:
+        for phases in (PHASES, *((phase,) for phase in PHASES)):
+            chosen = [row for row in rows if row["phase"] in phases]
+            dice = np.array([row[f"{structure}_Dice"] for row in chosen])
+            error = np.array([row[f"{structure}_predicted_mL"] - row[f"{structure}_mL"] for row in chosen])
+            table.append(
+                {
+                    "structure": structure,
+                    "phase": "+".join(phases),
+                    "Dice": float(dice.mean()),
+                    "Dice_SD": float(dice.std(ddof=1)) if len(dice) > 1 else float("nan"),
+                    "volume_MAE_mL": float(np.abs(error).mean()),
+                    "volume_bias_mL": float(error.mean()),
+                }
+            )
+    return table
+
+
+def markdown(table: Sequence[Mapping[str, Any]], subjects: int) -> str:
+    """The summary for people."""
+    rows = {
+        f"{row['structure']}, {row['phase']}": {
+            "Dice (mean ± SD)": f"{row['Dice']:.3f} ± {row['Dice_SD']:.3f}",
+            "absolute volume error (mL)": f"{row['volume_MAE_mL']:.1f}",
+            "bias (mL)": f"{row['volume_bias_mL']:+.1f}",
+        }
+        for row in table
+    }
+    title = f"Segmentation of {subjects} held-out subjects, per volume, in the scans' own grid."
+    return f"{title}\n\n{markdown_table(rows)}\n"
+
+
+def examples(sections: Sequence[tuple[float, list]]) -> list[tuple[str, list]]:
+    """The volumes of highest, middle and lowest Dice, each with its title."""
+    ordered = sorted(sections, key=lambda entry: entry[0])
+    chosen = {"best": ordered[-1], "middle": ordered[len(ordered) // 2], "worst": ordered[0]}
+    return [(f"{name}\nDice {dice:.2f}", views) for name, (dice, views) in chosen.items()]
+
+
+def contour_sections(image: np.ndarray, mask: np.ndarray, predicted: np.ndarray, voxel: Sequence[float]) -> list:
+    """Image, mask and predicted mask around the heart in one slice per height, with the aspect of a pixel."""
+    slices = np.flatnonzero(mask.any(axis=(0, 1)))
+    first, last = (np.argwhere(mask.any(axis=2)).min(0), np.argwhere(mask.any(axis=2)).max(0))
+    margin = np.ceil(MARGIN / np.asarray(voxel[:2])).astype(int)
+    box = tuple(slice(max(a - m, 0), b + m + 1) for a, b, m in zip(first, last, margin, strict=True))
+    views = []
+    low, high = np.percentile(image, (1, 99))
+    for part in HEIGHTS.values():
+        z = slices[round(part * (len(slices) - 1))]
+        gray = np.clip((image[..., z] - low) / (high - low), 0, 1)
+        views.append((*(volume[box].T for volume in (gray, mask[..., z], predicted[..., z])), voxel[1] / voxel[0]))
+    return views
+
+
+def contour_figure(rows: Sequence[tuple[str, list]]) -> Figure:
+    """Contours of the network (solid) and of the mask (dotted) on slices at three heights."""
+    figure = Figure(figsize=(7.5, 2.5 * len(rows) + 0.5), dpi=130, layout="constrained")
+    axes = figure.subplots(len(rows), len(HEIGHTS), squeeze=False)
+    for row, (title, views) in zip(axes, rows, strict=True):
+        for axis, name, (gray, mask, predicted, aspect) in zip(row, HEIGHTS, views, strict=True):
+            axis.imshow(gray, cmap="gray", vmin=0, vmax=1, aspect=aspect)
+            for structure, label in LABELS.items():
+                for labels, style in ((mask, "dotted"), (predicted, "solid")):
+                    if (labels == label).any():
+                        axis.contour(labels == label, [0.5], colors=COLORS[structure], linestyles=style, linewidths=1)
+            axis.set(xticks=[], yticks=[], title=name if row is axes[0] else "")
+        row[0].set_ylabel(title)
+    figure.supxlabel("solid: network, dotted: given mask; red LV, green myocardium, blue RV", fontsize=9)
+    return figure

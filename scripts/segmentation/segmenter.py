@@ -1,0 +1,119 @@
+"""A trained segmentation network: from a scan to its label mask, in the scan's own grid."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.networks.nets import UNet
+from monai.transforms import ScaleIntensity, ScaleIntensityRangePercentiles
+from torch.nn.functional import pad
+
+from scripts import checkpoint
+from scripts.segmentation.anatomy import mended
+from scripts.segmentation.slices import CLASSES, resized, to_slices
+
+FILE = "segmentation.pt"
+# The model zoo's ventricular_short_axis_3label, from its configs: slices with the pixels that they have, each scaled to
+# [0, 1], padded to 256 x 256; labels as here.
+ZOO_UNET = {
+    "spatial_dims": 2,
+    "in_channels": 1,
+    "out_channels": CLASSES,
+    "channels": [16, 32, 64, 128, 256],
+    "strides": [2, 2, 2, 2],
+    "num_res_units": 2,
+}
+ZOO_SIZE = 256
+
+
+class Segmenter:
+    """Segment short-axis scans slice by slice.
+
+    Args:
+        network: slices (Z, 1, H, W) to scores (Z, 4, H, W) of background, LV, myocardium, RV; H and W are multiples of
+            ``divisor``.
+        scale: brings the intensities of slices (Z, 1, H, W) to those that the network knows.
+        spacing: pixel size in mm that the network knows; None leaves pixels as they are.
+        divisor: what height and width are padded to a multiple of.
+        min_size: what height and width are padded to at least.
+    """
+
+    def __init__(
+        self,
+        network: torch.nn.Module,
+        scale: Callable[[torch.Tensor], torch.Tensor],
+        spacing: float | None,
+        divisor: int,
+        min_size: int = 1,
+    ) -> None:
+        self.network, self.scale, self.spacing = network.eval(), scale, spacing
+        self.divisor, self.min_size = divisor, min_size
+
+    def __call__(self, scan: np.ndarray | torch.Tensor, voxel: Sequence[float]) -> np.ndarray:
+        """The label mask of a scan.
+
+        Args:
+            scan: one volume (X, Y, Z), or a cine (X, Y, Z, T), whose frames are segmented each by itself.
+            voxel: voxel size in mm.
+
+        Returns:
+            uint8 labels of the scan's shape.
+        """
+        volume = torch.as_tensor(scan, dtype=torch.float32)
+        if volume.ndim == 4:
+            return np.stack([self(frame, voxel) for frame in volume.movedim(-1, 0)], axis=-1)
+        slices = self.scale(to_slices(volume[None], voxel, self.spacing))
+        scores = resized(self.scores(slices), volume.shape[:2])
+        return mended(scores.argmax(1).movedim(0, -1).to(torch.uint8).numpy())
+
+    @torch.inference_mode()
+    def scores(self, slices: torch.Tensor) -> torch.Tensor:
+        """Scores (Z, 4, H, W) of slices (Z, 1, H, W) of any height and width."""
+        device = next(self.network.parameters()).device
+        height, width = slices.shape[-2:]
+        margins = [max(-n % self.divisor, self.min_size - n) for n in (width, height)]
+        framed = pad(slices, (0, margins[0], 0, margins[1]))
+        return self.network(framed.to(device))[..., :height, :width].float().cpu()
+
+
+def save_segmenter(network: torch.nn.Module, unet: Mapping[str, Any], spacing: float, path: str | os.PathLike) -> None:
+    """Write the weights of a network with what one must know to use them.
+
+    Args:
+        network: the trained network.
+        unet: the arguments of ``monai.networks.nets.UNet`` that made it.
+        spacing: pixel size in mm of the slices that it was trained on.
+        path: target, such as ``segmentation.pt``.
+    """
+    checkpoint.save({"network": network.state_dict(), "unet": dict(unet), "spacing": spacing}, path)
+
+
+def load_segmenter(path: str | os.PathLike, device: str | torch.device = "cpu") -> Segmenter:
+    """Read a network that ``run training`` with segment.json wrote, or the model zoo's ventricular_short_axis_3label.
+
+    Raises:
+        FileNotFoundError, ValueError: naming the file, when it is missing, unreadable or neither of them.
+    """
+    content = checkpoint.read(path)
+    if "unet" in content:
+        unet, weights, spacing = content["unet"], content["network"], content["spacing"]
+        scale = ScaleIntensityRangePercentiles(1, 99, 0, 1, clip=True)
+        options = {"spacing": spacing}
+    else:
+        unet, weights = ZOO_UNET, content.get("model", content)
+        scale = ScaleIntensity(channel_wise=True)  # the slices are the channels here
+        options = {"spacing": None, "min_size": ZOO_SIZE}
+    network = UNet(**unet)
+    checkpoint.fit_weights(network, weights, path)
+    return Segmenter(network.to(device), scale, divisor=int(np.prod(unet["strides"])), **options)
+
+
+def find_segmenter(output_dir: str | os.PathLike, bundle_root: str | os.PathLike) -> str | None:
+    """The network to use where none is named: that trained last in ``output_dir``, or that of the bundle, or none."""
+    candidates = [Path(output_dir) / FILE, Path(bundle_root) / "models" / FILE]
+    return next((str(path) for path in candidates if path.is_file()), None)

@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from scripts.cohort.layout import phase_files, write_volume
+from scripts.cohort.prepare import prepare
+from scripts.segmentation import missing
+from scripts.segmentation.missing import segment_missing
+from scripts.storage import read_csv
+from tests.segmentation.test_segmenter import segmenter
+
+AFFINE = np.diag([1.5, 1.5, 9.0, 1.0])
+
+
+@pytest.fixture
+def weights(tmp_path, monkeypatch):
+    """A file that stands for weights, of a network that reads the mask from the scan's gray values."""
+    monkeypatch.setattr(missing, "load_segmenter", lambda path, device: segmenter())
+    path = tmp_path / "segmentation.pt"
+    path.write_bytes(b"one network")
+    return path
+
+
+@pytest.fixture
+def subject(tmp_path, heart_mask):
+    """A subject without masks, whose scan looks like its mask."""
+    folder = tmp_path / "scans" / "one"
+    folder.mkdir(parents=True)
+    for phase, mask in (("ED", heart_mask), ("ES", smaller_lv(heart_mask))):
+        write_volume(folder / f"sa_{phase}.nii.gz", mask.astype(np.int16), AFFINE)
+    return folder
+
+
+def smaller_lv(mask):
+    smaller = mask.copy()
+    smaller[:22][smaller[:22] == 1] = 2
+    return smaller
+
+
+def test_masks_are_predicted_in_the_grid_of_the_scan(subject, weights, tmp_path, heart_mask):
+    assert segment_missing([subject], tmp_path / "masks", weights) == {}
+    predicted = nib.load(tmp_path / "masks" / "one" / "seg_sa_ED.nii.gz")
+    assert np.array_equal(predicted.dataobj, heart_mask)
+    assert np.array_equal(predicted.affine, nib.load(subject / "sa_ED.nii.gz").affine)
+    files = phase_files(subject, tmp_path / "masks")
+    assert {files[phase].mask_kind for phase in files} == {"predicted"}
+    assert sorted(path.name for path in subject.iterdir()) == ["sa_ED.nii.gz", "sa_ES.nii.gz"]  # scans stay untouched
+
+
+def test_given_masks_are_preferred(subject, weights, tmp_path, heart_mask):
+    write_volume(subject / "label_sa_ED.nii.gz", heart_mask, AFFINE)
+    segment_missing([subject], tmp_path / "masks", weights)
+    assert [path.name for path in (tmp_path / "masks" / "one").iterdir()] == ["seg_sa_ES.nii.gz"]
+    files = phase_files(subject, tmp_path / "masks")
+    assert [files[phase].mask_kind for phase in ("ED", "ES")] == ["manual", "predicted"]
+
+
+def test_a_second_run_segments_only_what_changed(subject, weights, tmp_path, heart_mask):
+    segment_missing([subject], tmp_path / "masks", weights)
+    times = mask_times(tmp_path)
+    segment_missing([subject], tmp_path / "masks", weights)
+    assert mask_times(tmp_path) == times
+    write_volume(subject / "sa_ED.nii.gz", heart_mask.astype(np.float32), AFFINE)
+    segment_missing([subject], tmp_path / "masks", weights)
+    assert [new != old for new, old in zip(mask_times(tmp_path), times, strict=True)] == [True, False]
+    weights.write_bytes(b"another network")
+    segment_missing([subject], tmp_path / "masks", weights)
+    assert mask_times(tmp_path)[1] != times[1]
+
+
+def mask_times(folder):
+    return [path.stat().st_mtime_ns for path in sorted((folder / "masks" / "one").iterdir())]
+
+
+def test_a_scan_that_cannot_be_read_is_a_reason(subject, weights, tmp_path):
+    (subject / "sa_ES.nii.gz").write_bytes(b"no scan")
+    reasons = segment_missing([subject], tmp_path / "masks", weights)
+    assert list(reasons) == ["one"]
+    assert "sa_ES.nii.gz cannot be opened" in reasons["one"]
+
+
+def test_es_of_a_cine_is_found_in_predicted_masks(subject, weights, tmp_path, heart_mask):
+    for phase in ("ED", "ES"):
+        (subject / f"sa_{phase}.nii.gz").unlink()
+    cine = np.stack([heart_mask, heart_mask, smaller_lv(heart_mask), heart_mask], axis=-1)
+    write_volume(subject / "sa.nii.gz", cine.astype(np.int16), AFFINE, frame_time=0.25)
+    segment_missing([subject], tmp_path / "masks", weights)
+    files = phase_files(subject, tmp_path / "masks")
+    assert [files[phase].frame for phase in ("ED", "ES")] == [0, 2]
+
+
+def test_prepare_uses_predicted_masks_and_says_so(subject, weights, tmp_path):
+    prepare(subject.parent, tmp_path / "cohort", workers=1, split=(1, 0, 0), segmentation=weights)
+    (row,) = read_csv(tmp_path / "cohort" / "cohort.csv")
+    assert (row["status"], row["mask"]) == ("included", "predicted")
+    assert float(row["LVEDV"]) > float(row["LVESV"]) > 0
+
+
+def test_prepare_names_why_a_subject_could_not_be_segmented(subject, weights, tmp_path):
+    (subject / "sa_ES.nii.gz").write_bytes(b"no scan")
+    with pytest.raises(ValueError, match="none of the 1 subjects"):
+        prepare(subject.parent, tmp_path / "cohort", workers=1, segmentation=weights)
+    (row,) = read_csv(tmp_path / "cohort" / "cohort.csv")
+    assert "sa_ES.nii.gz cannot be opened" in row["reason"]
+
+
+def test_without_a_network_the_reason_names_the_key(subject, tmp_path):
+    with pytest.raises(ValueError, match="none of the 1 subjects"):
+        prepare(subject.parent, tmp_path / "cohort", workers=1)
+    (row,) = read_csv(tmp_path / "cohort" / "cohort.csv")
+    assert "--segmentation" in row["reason"]

@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from monai.networks.nets import UNet
+
+from scripts import checkpoint
+from scripts.segmentation.segmenter import ZOO_UNET, Segmenter, find_segmenter, load_segmenter, save_segmenter
+
+UNET = ZOO_UNET | {"channels": [4, 8], "strides": [2], "num_res_units": 0}
+
+
+class Thresholds(torch.nn.Module):
+    """Labels pixels by their gray value, so that a mask shown as a scan comes back; notes the sizes that it saw."""
+
+    def __init__(self):
+        super().__init__()
+        self.anything = torch.nn.Parameter(torch.zeros(1))
+        self.sizes = []
+
+    def forward(self, slices):
+        self.sizes.append(tuple(slices.shape[-2:]))
+        return -(slices - torch.arange(4).view(1, 4, 1, 1)).abs()
+
+
+def segmenter(spacing=None, divisor=1, **options):
+    return Segmenter(Thresholds(), lambda slices: slices, spacing, divisor, **options)
+
+
+def test_a_mask_comes_back_in_the_scans_grid(heart_mask):
+    assert np.array_equal(segmenter()(heart_mask.astype(np.float32), (1, 1, 8)), heart_mask)
+
+
+def test_resampling_keeps_place_and_area(heart_mask):
+    fine = (heart_mask == 1).astype(np.uint8).repeat(3, axis=0).repeat(3, axis=1)
+    predicted = segmenter(spacing=1.0, divisor=16)(fine.astype(np.float32), (0.5, 0.5, 8))
+    assert predicted.shape == fine.shape
+    assert np.count_nonzero(predicted) == pytest.approx(np.count_nonzero(fine), rel=0.03)
+    middle = [np.argwhere(volume).mean(0) for volume in (predicted, fine)]
+    assert np.abs(middle[0] - middle[1]).max() < 0.5
+
+
+def test_slices_are_padded_to_what_the_network_can_take(heart_mask):
+    padding = segmenter(divisor=16)
+    padding(heart_mask[:39, :33].astype(np.float32), (1, 1, 8))
+    assert padding.network.sizes == [(48, 48)]
+
+
+def test_a_cine_is_segmented_frame_by_frame(heart_mask):
+    cine = np.stack([heart_mask, np.roll(heart_mask, 1, axis=0)], axis=-1)
+    assert np.array_equal(segmenter()(cine.astype(np.float32), (1, 1, 8)), cine)
+
+
+def test_written_weights_are_read_with_what_they_need(tmp_path, heart_mask):
+    torch.manual_seed(0)
+    network = UNet(**UNET)
+    save_segmenter(network, UNET, 1.8, tmp_path / "segmentation.pt")
+    loaded = load_segmenter(tmp_path / "segmentation.pt")
+    assert (loaded.spacing, loaded.divisor) == (1.8, 2)
+    slices = torch.rand(2, 1, 16, 16)
+    assert torch.equal(loaded.scores(slices), network.eval()(slices))
+    assert not loaded.network.training
+
+
+def test_intensities_are_those_of_the_training(tmp_path):
+    save_segmenter(UNet(**UNET), UNET, 1.8, tmp_path / "segmentation.pt")
+    scaled = load_segmenter(tmp_path / "segmentation.pt").scale(torch.linspace(100, 900, 1000).view(10, 1, 10, 10))
+    assert (float(scaled.min()), float(scaled.max())) == (0, 1)
+    assert float(scaled.mean()) == pytest.approx(0.5, abs=0.01)
+
+
+def test_the_model_zoos_weights_are_known_by_their_shape(tmp_path):
+    checkpoint.save(UNet(**ZOO_UNET).state_dict(), tmp_path / "model.pt")
+    loaded = load_segmenter(tmp_path / "model.pt")
+    assert (loaded.spacing, loaded.divisor, loaded.min_size) == (None, 16, 256)
+    slices = torch.stack([torch.full((1, 8, 8), 5.0), torch.linspace(2, 6, 64).view(1, 8, 8)])
+    assert loaded.scale(slices).amax((1, 2, 3)).tolist()[1] == 1  # each slice by itself
+    assert loaded(np.random.default_rng(0).random((40, 30, 2)), (1, 1, 8)).shape == (40, 30, 2)
+
+
+def test_other_weights_are_refused(tmp_path):
+    checkpoint.save({"layer.weight": torch.zeros(2)}, tmp_path / "model.pt")
+    with pytest.raises(ValueError, match=r"model\.pt' is of another architecture"):
+        load_segmenter(tmp_path / "model.pt")
+
+
+def test_the_network_of_the_folder_comes_before_that_of_the_bundle(tmp_path):
+    assert find_segmenter(tmp_path / "out", tmp_path) is None
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "segmentation.pt").touch()
+    assert find_segmenter(tmp_path / "out", tmp_path) == str(tmp_path / "models" / "segmentation.pt")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "segmentation.pt").touch()
+    assert find_segmenter(tmp_path / "out", tmp_path) == str(tmp_path / "out" / "segmentation.pt")

@@ -1,12 +1,16 @@
-"""What a heart's mask looks like: each structure is one piece whose slices overlap, and nothing is missing inside."""
+"""What a heart's mask looks like: structures are whole, and the RV ends at the base as in masks of experts."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from monai.transforms import KeepLargestConnectedComponent
 from scipy import ndimage
 
-from scripts.cohort.layout import LABELS
+from scripts.cohort.attributes import base_is_first
+from scripts.cohort.layout import LABELS, PHASES, read_mask
 
 # Pixels that share an edge, in a slice or between neighbor slices: a piece of a structure that does not overlap with
 # the structure in the slice beside it is another piece.
@@ -33,6 +37,48 @@ def mended_slice(section: np.ndarray) -> np.ndarray:
         nearest = ndimage.distance_transform_edt(kept == 0, return_distances=False, return_indices=True)
         kept[holes] = kept[tuple(nearest)][holes]
     return kept
+
+
+def without_partial_base(mask: np.ndarray, least: float) -> np.ndarray:
+    """A label mask (X, Y, Z) whose RV does not end at the base in a slice that shows a part of it only.
+
+    Experts outline the RV at the base whole or not at all; a network that is not sure outlines a part. That decides
+    which slice is the basal one.
+
+    Args:
+        mask: a predicted mask.
+        least: area of the RV's most basal slice by that of the slice after it; below it, the RV is left out there.
+    """
+    mask = mask.copy()
+    while base_ratio(mask) < least:
+        mask[..., rv_slices(mask)[0]][mask[..., rv_slices(mask)[0]] == LABELS["RV"]] = 0
+    return mask
+
+
+def base_ratio(mask: np.ndarray) -> float:
+    """Area of the RV in its most basal slice by that in the next; infinite where there are no two slices of RV."""
+    slices = rv_slices(mask)
+    if len(slices) < 2:
+        return float("inf")
+    first, second = (np.count_nonzero(mask[..., z] == LABELS["RV"]) for z in slices[:2])
+    return first / second
+
+
+def rv_slices(mask: np.ndarray) -> np.ndarray:
+    """Slices that show the RV, from base to apex."""
+    slices = np.flatnonzero((mask == LABELS["RV"]).any(axis=(0, 1)))
+    return slices if not len(slices) or base_is_first({"": mask}) else slices[::-1]
+
+
+def usual_base_ratio(items: Sequence[Mapping[str, Any]], percentile: float) -> float:
+    """The ratio that nearly all masks of a cohort exceed.
+
+    Args:
+        items: subjects of a datalist with full paths.
+        percentile: part of the masks that may have a smaller one, in percent.
+    """
+    masks = (read_mask(item[f"mask_{phase}"], item[f"frame_{phase}"]) for item in items for phase in PHASES)
+    return float(np.percentile([base_ratio(mask) for mask in masks], percentile, method="lower"))
 
 
 def largest_piece(region: np.ndarray) -> np.ndarray:

@@ -19,7 +19,7 @@ from scripts.segmentation.segmenter import Segmenter, load_segmenter
 from scripts.segmentation.slices import CLASSES
 from scripts.storage import atomic_path, output_folder, write_csv, write_json
 
-COLORS = {"LV": "red", "Myo": "lime", "RV": "deepskyblue"}
+COLORS = {"Myo": "lime", "RV": "deepskyblue", "LV": "red"}  # the LV last: the myocardium shares its border
 HEIGHTS = {"basal": 0.15, "mid-cavity": 0.5, "apical": 0.85}  # parts of the heart's slices
 MARGIN = 15  # mm around the heart
 
@@ -139,14 +139,17 @@ def contour_figure(rows: Sequence[tuple[str, list]]) -> Figure:
     """Contours of the network (solid) and of the mask (dotted) on slices at three heights."""
     figure = Figure(figsize=(7.5, 2.5 * len(rows) + 0.5), dpi=130, layout="constrained")
     axes = figure.subplots(len(rows), len(HEIGHTS), squeeze=False)
+    for axis, name in zip(axes[0], HEIGHTS, strict=True):
+        axis.set_title(name)
     for row, (title, views) in zip(axes, rows, strict=True):
-        for axis, name, (gray, mask, predicted, aspect) in zip(row, HEIGHTS, views, strict=True):
+        for axis, (gray, mask, predicted, aspect) in zip(row, views, strict=True):
             axis.imshow(gray, cmap="gray", vmin=0, vmax=1, aspect=aspect)
-            for structure, label in LABELS.items():
+            for structure, color in COLORS.items():
                 for labels, style in ((mask, "dotted"), (predicted, "solid")):
-                    if (labels == label).any():
-                        axis.contour(labels == label, [0.5], colors=COLORS[structure], linestyles=style, linewidths=1)
-            axis.set(xticks=[], yticks=[], title=name if row is axes[0] else "")
+                    region = labels == LABELS[structure]
+                    if region.any():
+                        axis.contour(region, [0.5], colors=color, linestyles=style, linewidths=1)
+            axis.set(xticks=[], yticks=[])
         row[0].set_ylabel(title)
     figure.supxlabel("solid: network, dotted: given mask; red LV, green myocardium, blue RV", fontsize=9)
     return figure

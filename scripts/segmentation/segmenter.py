@@ -14,8 +14,8 @@ from monai.transforms import ScaleIntensity, ScaleIntensityRangePercentiles
 from torch.nn.functional import pad
 
 from scripts import checkpoint
-from scripts.segmentation.anatomy import mended
-from scripts.segmentation.slices import CLASSES, resized, to_slices
+from scripts.segmentation.anatomy import mended, without_partial_base
+from scripts.segmentation.slices import CLASSES, resized, to_slices, with_neighbors
 
 FILE = "segmentation.pt"
 # The model zoo's ventricular_short_axis_3label, from its configs: slices with the pixels that they have, each scaled to
@@ -35,12 +35,14 @@ class Segmenter:
     """Segment short-axis scans slice by slice.
 
     Args:
-        network: slices (Z, 1, H, W) to scores (Z, 4, H, W) of background, LV, myocardium, RV; H and W are multiples of
-            ``divisor``.
+        network: slices with their neighbors (Z, 1 + 2 * context, H, W) to scores (Z, 4, H, W) of background, LV,
+            myocardium, RV; H and W are multiples of ``divisor``.
         scale: brings the intensities of slices (Z, 1, H, W) to those that the network knows.
         spacing: pixel size in mm that the network knows; None leaves pixels as they are.
         divisor: what height and width are padded to a multiple of.
+        context: neighbor slices to either side that the network sees.
         min_size: what height and width are padded to at least.
+        base_ratio: see ``without_partial_base``; 0 leaves the RV as it is predicted.
     """
 
     def __init__(
@@ -49,10 +51,13 @@ class Segmenter:
         scale: Callable[[torch.Tensor], torch.Tensor],
         spacing: float | None,
         divisor: int,
+        context: int = 0,
         min_size: int = 1,
+        base_ratio: float = 0.0,
     ) -> None:
         self.network, self.scale, self.spacing = network.eval(), scale, spacing
-        self.divisor, self.min_size = divisor, min_size
+        self.divisor, self.context, self.min_size = divisor, context, min_size
+        self.base_ratio = base_ratio
 
     def __call__(self, scan: np.ndarray | torch.Tensor, voxel: Sequence[float]) -> np.ndarray:
         """The label mask of a scan.
@@ -68,12 +73,13 @@ class Segmenter:
         if volume.ndim == 4:
             return np.stack([self(frame, voxel) for frame in volume.movedim(-1, 0)], axis=-1)
         slices = self.scale(to_slices(volume[None], voxel, self.spacing))
-        scores = resized(self.scores(slices), volume.shape[:2])
-        return mended(scores.argmax(1).movedim(0, -1).to(torch.uint8).numpy())
+        scores = resized(self.scores(with_neighbors(slices, self.context)), volume.shape[:2])
+        labels = scores.argmax(1).movedim(0, -1).to(torch.uint8).numpy()
+        return without_partial_base(mended(labels), self.base_ratio)
 
     @torch.inference_mode()
     def scores(self, slices: torch.Tensor) -> torch.Tensor:
-        """Scores (Z, 4, H, W) of slices (Z, 1, H, W) of any height and width."""
+        """Scores (Z, 4, H, W) of slices with their neighbors, of any height and width."""
         device = next(self.network.parameters()).device
         height, width = slices.shape[-2:]
         margins = [max(-n % self.divisor, self.min_size - n) for n in (width, height)]
@@ -81,16 +87,20 @@ class Segmenter:
         return self.network(framed.to(device))[..., :height, :width].float().cpu()
 
 
-def save_segmenter(network: torch.nn.Module, unet: Mapping[str, Any], spacing: float, path: str | os.PathLike) -> None:
+def save_segmenter(
+    network: torch.nn.Module, unet: Mapping[str, Any], spacing: float, base_ratio: float, path: str | os.PathLike
+) -> None:
     """Write the weights of a network with what one must know to use them.
 
     Args:
         network: the trained network.
         unet: the arguments of ``monai.networks.nets.UNet`` that made it.
         spacing: pixel size in mm of the slices that it was trained on.
+        base_ratio: see ``without_partial_base``.
         path: target, such as ``segmentation.pt``.
     """
-    checkpoint.save({"network": network.state_dict(), "unet": dict(unet), "spacing": spacing}, path)
+    known = {"unet": dict(unet), "spacing": spacing, "base_ratio": base_ratio}
+    checkpoint.save({"network": network.state_dict(), **known}, path)
 
 
 def load_segmenter(path: str | os.PathLike, device: str | torch.device = "cpu") -> Segmenter:
@@ -103,7 +113,11 @@ def load_segmenter(path: str | os.PathLike, device: str | torch.device = "cpu") 
     if "unet" in content:
         unet, weights, spacing = content["unet"], content["network"], content["spacing"]
         scale = ScaleIntensityRangePercentiles(1, 99, 0, 1, clip=True)
-        options = {"spacing": spacing}
+        options = {
+            "spacing": spacing,
+            "context": (unet["in_channels"] - 1) // 2,
+            "base_ratio": content["base_ratio"],
+        }
     else:
         unet, weights = ZOO_UNET, content.get("model", content)
         scale = ScaleIntensity(channel_wise=True)  # the slices are the channels here
@@ -113,7 +127,8 @@ def load_segmenter(path: str | os.PathLike, device: str | torch.device = "cpu") 
     return Segmenter(network.to(device), scale, divisor=int(np.prod(unet["strides"])), **options)
 
 
-def find_segmenter(output_dir: str | os.PathLike, bundle_root: str | os.PathLike) -> str | None:
-    """The network to use where none is named: that trained last in ``output_dir``, or that of the bundle, or none."""
-    candidates = [Path(output_dir) / FILE, Path(bundle_root) / "models" / FILE]
+def find_segmenter(near: str | os.PathLike, bundle_root: str | os.PathLike) -> str | None:
+    """The network to use where none is named: that in a folder or beside a checkpoint, or of the bundle, or none."""
+    folder = Path(near).parent if Path(near).is_file() else Path(near)
+    candidates = [folder / FILE, Path(bundle_root) / "models" / FILE]
     return next((str(path) for path in candidates if path.is_file()), None)

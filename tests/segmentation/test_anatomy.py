@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from scripts.segmentation.anatomy import largest_piece, mended
+from scripts.cohort.layout import write_volume
+from scripts.segmentation.anatomy import base_ratio, largest_piece, mended, usual_base_ratio, without_partial_base
 
 
 def test_a_sound_heart_stays_as_it_is(heart_mask):
@@ -37,3 +38,36 @@ def test_a_hole_in_the_cavity_is_filled(heart_mask):
 def test_nothing_stays_nothing():
     assert not mended(np.zeros((8, 8, 3), np.uint8)).any()
     assert not largest_piece(np.zeros((4, 4), bool)).any()
+
+
+def partial(mask, z):
+    """A mask whose RV is cut in slice z."""
+    cut = mask.copy()
+    cut[:9, :, z][cut[:9, :, z] == 3] = 0
+    return cut
+
+
+def test_a_partial_rv_at_the_base_goes_in_either_order_of_slices(heart_mask):
+    cut = partial(heart_mask, 0)
+    assert base_ratio(heart_mask) > 1 > base_ratio(cut)
+    for order in (1, -1):
+        kept = without_partial_base(cut[..., ::order], 0.9)
+        assert not (kept[..., 0 if order == 1 else -1] == 3).any()
+        assert np.array_equal(kept[..., ::order][..., 1:], heart_mask[..., 1:])
+        assert np.array_equal(kept == 1, cut[..., ::order] == 1)
+
+
+def test_a_whole_rv_stays(heart_mask):
+    assert np.array_equal(without_partial_base(heart_mask, 0.9), heart_mask)
+    assert np.array_equal(without_partial_base(partial(heart_mask, 0), 0), partial(heart_mask, 0))
+    nothing = np.zeros((8, 8, 3), np.uint8)
+    assert np.array_equal(without_partial_base(nothing, 0.9), nothing)
+
+
+def test_the_usual_ratio_is_that_of_the_cohort(tmp_path, heart_mask):
+    masks = {"ED": heart_mask, "ES": partial(heart_mask, 0)}
+    for phase, mask in masks.items():
+        write_volume(tmp_path / f"{phase}.nii.gz", mask, np.eye(4))
+    item = {f"mask_{phase}": tmp_path / f"{phase}.nii.gz" for phase in masks} | {"frame_ED": None, "frame_ES": None}
+    assert usual_base_ratio([item], 0) == base_ratio(masks["ES"])
+    assert usual_base_ratio([item], 100) == base_ratio(masks["ED"])

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from scripts.segmentation.report import compared, contour_sections, markdown, summary
+from scripts.segmentation.report import compared, contour_figure, contour_sections, markdown, summary
 
 VOXEL = (2.0, 2.0, 10.0)  # 0.04 mL
 
@@ -50,3 +50,10 @@ def test_contours_are_drawn_where_the_heart_is(heart_mask):
         assert gray.shape == mask.shape == predicted.shape
         assert mask.any()
         assert aspect == 1
+
+
+def test_contours_are_named_and_drawn_for_both_masks(heart_mask):
+    views = contour_sections(heart_mask.astype(float), heart_mask, heart_mask, VOXEL)
+    figure = contour_figure([("best", views), ("worst", views)])
+    assert [axis.get_title() for axis in figure.axes[:3]] == ["basal", "mid-cavity", "apical"]
+    assert [len(axis.collections) for axis in figure.axes] == [6] * 6

@@ -41,6 +41,14 @@ def test_resampling_keeps_place_and_area(heart_mask):
     assert np.abs(middle[0] - middle[1]).max() < 0.5
 
 
+def test_an_rv_that_is_partial_at_the_base_is_left_out(heart_mask):
+    partial = heart_mask.copy()
+    partial[:9, :, 0] = 0
+    scan = partial.astype(np.float32)
+    assert (segmenter(base_ratio=0.0)(scan, (1, 1, 8))[..., 0] == 3).any()
+    assert not (segmenter(base_ratio=0.8)(scan, (1, 1, 8))[..., 0] == 3).any()
+
+
 def test_slices_are_padded_to_what_the_network_can_take(heart_mask):
     padding = segmenter(divisor=16)
     padding(heart_mask[:39, :33].astype(np.float32), (1, 1, 8))
@@ -55,16 +63,24 @@ def test_a_cine_is_segmented_frame_by_frame(heart_mask):
 def test_written_weights_are_read_with_what_they_need(tmp_path, heart_mask):
     torch.manual_seed(0)
     network = UNet(**UNET)
-    save_segmenter(network, UNET, 1.8, tmp_path / "segmentation.pt")
+    save_segmenter(network, UNET, 1.8, 0.7, tmp_path / "segmentation.pt")
     loaded = load_segmenter(tmp_path / "segmentation.pt")
-    assert (loaded.spacing, loaded.divisor) == (1.8, 2)
+    assert (loaded.spacing, loaded.divisor, loaded.base_ratio) == (1.8, 2, 0.7)
     slices = torch.rand(2, 1, 16, 16)
     assert torch.equal(loaded.scores(slices), network.eval()(slices))
     assert not loaded.network.training
 
 
+def test_the_network_sees_the_neighbors_that_it_was_trained_with(tmp_path, heart_mask):
+    unet = UNET | {"in_channels": 3}
+    save_segmenter(UNet(**unet), unet, 1.8, 0.7, tmp_path / "segmentation.pt")
+    loaded = load_segmenter(tmp_path / "segmentation.pt")
+    assert loaded.context == 1
+    assert loaded(heart_mask.astype(np.float32), (1.8, 1.8, 8)).shape == heart_mask.shape
+
+
 def test_intensities_are_those_of_the_training(tmp_path):
-    save_segmenter(UNet(**UNET), UNET, 1.8, tmp_path / "segmentation.pt")
+    save_segmenter(UNet(**UNET), UNET, 1.8, 0.7, tmp_path / "segmentation.pt")
     scaled = load_segmenter(tmp_path / "segmentation.pt").scale(torch.linspace(100, 900, 1000).view(10, 1, 10, 10))
     assert (float(scaled.min()), float(scaled.max())) == (0, 1)
     assert float(scaled.mean()) == pytest.approx(0.5, abs=0.01)
@@ -92,4 +108,6 @@ def test_the_network_of_the_folder_comes_before_that_of_the_bundle(tmp_path):
     assert find_segmenter(tmp_path / "out", tmp_path) == str(tmp_path / "models" / "segmentation.pt")
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "segmentation.pt").touch()
-    assert find_segmenter(tmp_path / "out", tmp_path) == str(tmp_path / "out" / "segmentation.pt")
+    (tmp_path / "out" / "model.pt").touch()
+    for near in (tmp_path / "out", tmp_path / "out" / "model.pt"):
+        assert find_segmenter(near, tmp_path) == str(tmp_path / "out" / "segmentation.pt")

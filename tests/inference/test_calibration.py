@@ -1,0 +1,147 @@
+import json
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from monai.data import DataLoader
+
+from scripts.checkpoint import fingerprint, save
+from scripts.engines import CodeEvaluator
+from scripts.inference.calibration import FILE, Calibration, Calibrator
+from scripts.networks import VariationalAutoencoder
+
+PHASES = ["ED", "ES"]
+SETTINGS = {"phases": PHASES, "attributes": ["LVEDV", "RVEDV"], "level": 0.95, "threshold": 99}
+
+
+def items(count, seed):
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.rand(count, 2, 16, 16, generator=generator)
+    volumes = 100 + 50 * torch.rand(count, 2, generator=generator)
+    volumes[0, 0] = torch.nan
+    return [{"image": image, "attributes": row} for image, row in zip(images, volumes, strict=True)]
+
+
+def calibrator(folder, regularized=True, validation=20, **settings):
+    torch.manual_seed(0)
+    network = VariationalAutoencoder(2, (16, 16), (4, 4), 5, "batch")
+    if not (folder / "model.pt").exists():
+        save(network.state_dict(), folder / "model.pt")
+    counts = {"training": 20, "other_slice": 20, "validation": validation}
+    datasets = {name: items(count, len(name)) for name, count in counts.items()}
+    loader = partial(DataLoader, batch_size=8)
+    evaluator = partial(CodeEvaluator, device=torch.device("cpu"), network=network, decollate=False)
+    return Calibrator(folder, network, {}, SETTINGS | settings, regularized, datasets, loader, evaluator, spacing=2.5)
+
+
+def calibrated(folder, **options):
+    path = calibrator(folder, **options).run()
+    return Calibration.read(path, fingerprint(folder / "model.pt"))
+
+
+def subject(seed=7):
+    generator = torch.Generator().manual_seed(seed)
+    codes, image = torch.rand(2, 5, generator=generator), torch.rand(2, 2, 16, 16, generator=generator)
+    return codes[0], -codes[1], image[0], image[1]
+
+
+def test_a_calibration_gives_volumes_and_the_check(tmp_path):
+    calibration = calibrated(tmp_path)
+    assert calibration.attributes == ("LVEDV", "RVEDV")
+    estimates = calibration.estimate(subject()[0])
+    assert list(estimates) == ["LVEDV", "RVEDV"]
+    assert all(0 <= each.low <= each.value <= each.high for each in estimates.values())
+    novelty = calibration.novelty(*subject())
+    names = {"error_ED", "error_ES", "kl", "code", "motion", "inverted", "mirrored", "swapped", "other_slice"}
+    assert set(novelty.percentiles) == names
+    assert 0 <= novelty.percentile <= 100
+    assert calibration.novelty(*(part.numpy() for part in subject())) == novelty
+
+
+def test_quantiles_are_those_of_the_training_subjects(tmp_path):
+    calibration = calibrated(tmp_path)
+    known = [float(item["attributes"][0]) for item in items(20, len("training"))][1:]
+    values = calibration.quantiles("LVEDV")
+    assert values[len(values) // 2] == pytest.approx(np.median(known), abs=1e-3)
+    assert min(known) < values[0] < values[-1] < max(known)  # no single subject's value
+    with pytest.raises(KeyError, match="knows no attribute 'LVEF'; it has LVEDV, RVEDV"):
+        calibration.quantiles("LVEF")
+
+
+def test_without_regularized_attributes_only_the_check_is_left(tmp_path):
+    calibration = calibrated(tmp_path, regularized=False)
+    assert calibration.estimate(subject()[0]) == {}
+    assert np.isfinite(calibration.novelty(*subject()).score)
+    assert len(calibration.quantiles("LVEDV"))
+
+
+def test_too_few_validation_subjects_are_told(tmp_path, capsys):
+    calibration = calibrated(tmp_path, validation=10)
+    assert calibration.lines["LVEDV"].level == pytest.approx(0.9)  # one of the ten has no LVEDV
+    assert calibration.level == pytest.approx(0.9)
+    assert "Intervals of LVEDV hold at 90 % only" in capsys.readouterr().out
+
+
+def test_a_calibration_of_these_weights_is_kept(tmp_path, capsys):
+    path = calibrator(tmp_path).run()
+    written = path.stat().st_mtime_ns
+    calibrator(tmp_path).run()
+    assert path.stat().st_mtime_ns == written
+    assert "is already that of" in capsys.readouterr().out
+    calibrator(tmp_path, threshold=90).run()
+    assert path.stat().st_mtime_ns > written
+
+
+def test_a_calibration_of_other_weights_is_replaced(tmp_path):
+    path = calibrator(tmp_path).run()
+    weights = torch.load(tmp_path / "model.pt", weights_only=True)
+    save({name: tensor + 0.01 for name, tensor in weights.items()}, tmp_path / "model.pt")
+    with pytest.raises(ValueError, match=r"is of the checkpoint with SHA-256 .* not of that with .*run calibrate"):
+        Calibration.read(path, fingerprint(tmp_path / "model.pt"))
+    calibrator(tmp_path).run()
+    assert Calibration.read(path, fingerprint(tmp_path / "model.pt"))
+
+
+def test_the_last_weights_serve_where_there_are_no_best(tmp_path):
+    tool = calibrator(tmp_path)
+    weights = torch.load(tmp_path / "model.pt", weights_only=True)
+    (tmp_path / "model.pt").unlink()
+    save({"network": weights, "epoch": 3}, tmp_path / "last.pt")
+    assert Calibration.read(tool.run(), fingerprint(tmp_path / "last.pt"))
+
+
+def test_the_calibrated_weights_are_those_of_the_file(tmp_path):
+    tool = calibrator(tmp_path)
+    expected = Calibration.read(tool.run(), fingerprint(tmp_path / "model.pt")).lines
+    (tmp_path / FILE).unlink()
+    tool = calibrator(tmp_path)
+    with torch.no_grad():
+        for parameter in tool.network.parameters():
+            parameter.mul_(2)  # as an epoch after the best would leave it
+    assert Calibration.read(tool.run(), fingerprint(tmp_path / "model.pt")).lines == expected
+
+
+def test_a_missing_calibration_says_what_to_run(tmp_path):
+    with pytest.raises(FileNotFoundError, match="does not exist; 'run calibrate'"):
+        Calibration.read(tmp_path / FILE, "0")
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"lines": {}, "novelty": {"mean": [0]}}'])
+def test_a_broken_calibration_says_what_to_run(content, tmp_path):
+    (tmp_path / FILE).write_text(content)
+    with pytest.raises(ValueError, match=r"cannot be read .*'run calibrate'"):
+        Calibration.read(tmp_path / FILE, "0")
+
+
+def test_it_holds_numbers_of_the_cohort_only(tmp_path):
+    content = json.loads(calibrator(tmp_path).run().read_text())
+    assert set(content) == {"checkpoint_sha256", "settings", "lines", "quantiles", "novelty"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "key"), [({"level": 95}, "interval_level"), ({"threshold": 0.99e3}, "novelty_threshold")]
+)
+def test_a_level_that_means_nothing_is_refused(settings, key, tmp_path):
+    with pytest.raises(ValueError, match=key):
+        calibrator(tmp_path, **settings)

@@ -1,0 +1,104 @@
+import numpy as np
+import pytest
+import torch
+
+from scripts.inference.faults import crop_faults
+from scripts.inference.novelty import NoveltyModel, Readings, readings
+
+PHASES = ("ED", "ES")
+PROJECTION = torch.randn(2 * 16 * 16, 6, generator=torch.Generator().manual_seed(9)).double() / 16
+
+
+def hearts(count, seed):
+    """Crops (count, 2, 16, 16): a bright spot on a slope, larger in the first phase."""
+    generator = np.random.default_rng(seed)
+    rows, columns = np.mgrid[:16, :16]
+    place = 8 + 0.5 * generator.standard_normal((2, count, 1, 1, 1))
+    size = generator.normal(4, 0.3, (count, 1, 1, 1)) * np.array([1.0, 0.7])[:, None, None]
+    spot = np.exp(-((rows - place[0]) ** 2 + (columns - place[1]) ** 2) / size**2)
+    noise = 0.02 * generator.standard_normal(spot.shape)
+    return torch.from_numpy((0.6 * spot + 0.3 * rows / 16 + noise).clip(0, 1))
+
+
+def encode(image):
+    """As a model that knows hearts: a projection, and a reconstruction that forgets half of what is unusual."""
+    codes = image.flatten(1) @ PROJECTION
+    reconstruction = 0.5 * image + 0.5 * MEAN
+    return codes, torch.full_like(codes, -2.0), image, reconstruction
+
+
+MEAN = hearts(200, 77).mean(0, keepdim=True)
+
+
+def read(image):
+    return readings(*encode(image), phases=PHASES)
+
+
+@pytest.fixture(scope="module")
+def model():
+    training = hearts(60, 0)
+    faulty = crop_faults(PHASES, 2.5, torch.Generator().manual_seed(0))
+    return NoveltyModel.fit(
+        read(training), {name: read(fault(training)) for name, fault in faulty.items()}, read(hearts(30, 1))
+    )
+
+
+def judged(model, images, threshold=99):
+    return [model.judge(read(image[None]), threshold) for image in images]
+
+
+@pytest.mark.parametrize("fault", ["mirrored", "swapped", "inverted"])
+def test_a_fault_is_flagged_and_named(model, fault):
+    made = crop_faults(PHASES, 2.5, torch.Generator().manual_seed(5))[fault](hearts(20, 2))
+    found = judged(model, made)
+    assert np.mean([scan.out_of_range for scan in found]) > 0.9
+    assert np.mean([scan.percentiles[fault] for scan in found]) > 99
+
+
+def test_few_sound_scans_are_flagged(model):
+    assert np.mean([scan.out_of_range for scan in judged(model, hearts(200, 3))]) < 0.05
+
+
+def test_what_no_fault_resembles_is_flagged_by_its_distance(model):
+    scan = judged(model, torch.rand(1, 2, 16, 16, generator=torch.Generator().manual_seed(0)).double())[0]
+    assert scan.out_of_range
+    assert min(scan.percentiles["error_ED"], scan.percentiles["code"]) > 99
+
+
+def test_the_threshold_decides(model):
+    image = hearts(1, 4)
+    percentile = judged(model, image)[0].percentile
+    assert judged(model, image, percentile - 0.1)[0].out_of_range
+    assert not judged(model, image, percentile + 0.1)[0].out_of_range
+
+
+def test_percentiles_of_sound_scans_are_spread_evenly(model):
+    values = [scan.percentiles["error_ED"] for scan in judged(model, hearts(300, 6))]
+    assert np.quantile(values, [0.25, 0.5, 0.75]) == pytest.approx([25, 50, 75], abs=20)
+
+
+def test_a_model_is_the_same_after_saving(model):
+    again = NoveltyModel(**model.state())
+    first, second = (judged(each, hearts(1, 8))[0] for each in (model, again))
+    assert first.score == pytest.approx(second.score, rel=1e-3)
+    assert first.percentiles == pytest.approx(second.percentiles, abs=0.1)
+
+
+def test_training_subjects_stand_in_for_missing_validation_subjects(model):
+    training = read(hearts(60, 0))
+    few = NoveltyModel.fit(training, {"inverted": read(1 - hearts(60, 0))}, read(hearts(2, 1)))
+    assert few.subjects == 60
+    assert judged(few, 1 - hearts(1, 5))[0].out_of_range
+
+
+def test_one_phase_has_one_error():
+    image = hearts(3, 0)[:, :1]
+    codes = image.flatten(1)[:, :6]
+    assert set(readings(codes, codes, image, image, ("ED",)).indicators) == {"error_ED", "kl"}
+
+
+def test_batches_are_joined_in_order():
+    whole, parts = read(hearts(5, 0)), [read(hearts(5, 0)[:2]), read(hearts(5, 0)[2:])]
+    joined = Readings.join(parts)
+    assert np.allclose(joined.features, whole.features)
+    assert np.allclose(joined.indicators["kl"], whole.indicators["kl"])

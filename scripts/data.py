@@ -1,18 +1,12 @@
-"""What training and inference run over: cached datasets, and the subjects of new scans."""
+"""What training and evaluation run over: datasets that are cached, or streamed."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from monai.data import CacheDataset, Dataset, PersistentDataset, pickle_hashing
-
-from scripts.cohort.datalist import load_items, locate
-from scripts.cohort.examine import examine_all
-from scripts.cohort.layout import find_subjects
-from scripts.cohort.quality import QualityRules
-from scripts.storage import output_folder, write_csv
 
 
 def cached_dataset(
@@ -43,41 +37,3 @@ def streamed_dataset(
         cache_dir: folder for the cache of a cohort that is read more than once.
     """
     return cached_dataset(data, transform, cache_dir) if cache_dir else Dataset(data, transform)
-
-
-def find_items(
-    dataset_dir: str | os.PathLike,
-    output_dir: str | os.PathLike,
-    datalist: str | os.PathLike | None = None,
-    section: str | None = None,
-    rules: Mapping[str, int] | None = None,
-    workers: int | None = None,
-) -> list[dict[str, Any]]:
-    """The subjects to encode: those of a datalist, or all of a UKBB-format tree that pass the quality control.
-
-    Subjects that do not pass are listed with their reason in ``output_dir/excluded.csv`` and do not stop the others.
-
-    Args:
-        dataset_dir: UKBB-format tree.
-        output_dir: folder of ``excluded.csv``.
-        datalist: a file written by ``run prepare``, instead of a new examination.
-        section: section of the datalist; None for all.
-        rules: thresholds of the quality control, see ``QualityRules``.
-        workers: processes of the examination; None takes one per core.
-
-    Raises:
-        FileNotFoundError, ValueError: when no subject is left, or a section is named without a datalist.
-    """
-    if datalist:
-        return load_items(datalist, dataset_dir, section)
-    if section:
-        raise ValueError(f"section '{section}' is one of a datalist: name that with --datalist too.")
-    rows = list(examine_all(find_subjects(dataset_dir), QualityRules(**(rules or {})), workers or os.cpu_count()))
-    excluded = [row for row in rows if row["status"] == "excluded"]
-    path = output_folder(output_dir) / "excluded.csv"
-    write_csv(path, [{key: row[key] for key in ("subject", "reason")} for row in excluded], ("subject", "reason"))
-    for row in excluded:
-        print(f"  excluded {row['subject']}: {row['reason']}")
-    if len(excluded) == len(rows):
-        raise ValueError(f"none of the {len(rows)} subjects in dataset_dir '{dataset_dir}' can be used; see {path}.")
-    return [locate(row, dataset_dir) for row in rows if row["status"] == "included"]

@@ -198,7 +198,8 @@ class CodeEvaluator(SupervisedEvaluator):
     """Encode images to their mean codes and reconstruct them from these.
 
     ``engine.state.output`` holds the ``image``, the ``pred`` (reconstruction), the ``codes`` and ``log_variances``
-    (B, D) of q(z|x) and, where the batch has them, the ``attributes`` (B, A).
+    (B, D) of q(z|x) and, where the batch has them, the ``attributes`` (B, A). Of a batch without an image, of which no
+    subject could be loaded, it is empty.
 
     Args:
         kwargs: of ``SupervisedEvaluator``; ``network`` is a ``VariationalAutoencoder``. The ``inferer`` is not used,
@@ -216,7 +217,10 @@ class CodeEvaluator(SupervisedEvaluator):
         kwargs.setdefault("prepare_batch", prepare_batch)
         super().__init__(**kwargs)
 
-    def _iteration(self, engine: CodeEvaluator, batchdata: dict[str, torch.Tensor]) -> dict:
+    def _iteration(self, engine: CodeEvaluator, batchdata: dict[str, torch.Tensor]) -> dict | list:
+        if Keys.IMAGE not in batchdata:
+            engine.state.batch = engine.state.output = []
+            return engine.state.output
         image, attributes = engine.prepare_batch(
             batchdata, engine.state.device, engine.non_blocking, **engine.to_kwargs
         )

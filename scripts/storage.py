@@ -6,7 +6,7 @@ import csv
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -62,7 +62,7 @@ def write_json(path: str | os.PathLike, content: Any) -> None:
         part.write_text(json.dumps(content, indent=2) + "\n")
 
 
-def write_csv(path: str | os.PathLike, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
+def write_csv(path: str | os.PathLike, rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> None:
     """Write ``rows`` as CSV with the given columns; a value that a row lacks stays empty."""
     with atomic_path(path) as part, open(part, "w", newline="") as file:
         writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")

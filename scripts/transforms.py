@@ -169,14 +169,23 @@ class ViewsToChannelsd(Transform):
 
 
 class ChannelsToViewsd(Transform):
-    """Take ``pred`` (phases * slices, H, W) apart into ``pred_<phase>`` (1, H, W, slices)."""
+    """Take ``pred`` (phases * slices, H, W) apart into ``pred_<phase>`` (1, H, W, slices).
+
+    Where the item has its ``image`` too, so is what the reconstruction adds to it, as ``difference_<phase>``.
+    """
 
     def __init__(self, phases: Sequence[str]) -> None:
         self.phases = checked_phases(phases)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        views = [MetaTensor(view.movedim(0, -1)[None]) for view in data["pred"].chunk(len(self.phases))]
-        return {**data, **{f"pred_{phase}": view for phase, view in zip(self.phases, views, strict=True)}}
+        stacks = {"pred": data["pred"]}
+        if "image" in data:
+            stacks["difference"] = data["pred"] - data["image"]
+        item = dict(data)
+        for name, stack in stacks.items():
+            for phase, view in zip(self.phases, stack.chunk(len(self.phases)), strict=True):
+                item[f"{name}_{phase}"] = MetaTensor(view.movedim(0, -1)[None])
+        return item
 
 
 class StackAttributesd(Transform):

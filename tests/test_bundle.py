@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,10 +18,13 @@ import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.bundle.scripts import verify_net_in_out
 
-from scripts.cohort.phantom import FAILURES
+from scripts.checkpoint import fingerprint
+from scripts.cohort.phantom import write_cohort
 from scripts.evaluation import study
+from scripts.inference.calibration import Calibration
 from scripts.storage import read_csv
 from tests.conftest import ROOT, shared
+from tests.inference.damage import break_five
 
 CONFIGS = ROOT / "bundle" / "configs"
 OVERLAYS = ("compact.json", "sivae.json", "beta_vae.json", "attri_vae.json", "residual.json", "ed.json", "es.json")
@@ -83,7 +88,8 @@ def test_the_whole_road_from_another_directory(tmp_path):
     code, text = bundle("run", "inference.json", "compact.json", cwd=tmp_path, channels=[8] * 3, latent_dim=8)
     assert code == 0, text[-2000:]
     output = tmp_path / "output"
-    assert {"model.pt", "last.pt", "tensorboard", "pictures", "codes.csv", "datalist.json"} <= set(os.listdir(output))
+    files = {"model.pt", "last.pt", "tensorboard", "pictures", "codes.csv", "attributes.csv", "datalist.json"}
+    assert files <= set(os.listdir(output))
     rows = read_csv(output / "codes.csv")
     assert len(rows) == 12
     assert list(rows[0])[:3] == ["subject", "z0_LVEDV", "z1_RVEDV"]
@@ -94,6 +100,8 @@ def test_the_whole_road_from_another_directory(tmp_path):
         assert np.allclose(written.affine, nib.load(scan).affine)
         assert written.shape == nib.load(scan).shape[:3]
         assert np.count_nonzero(written.get_fdata().any((0, 1))) == 1
+        names = {f"{kind}_{phase}.nii.gz" for kind in ("reconstruction", "difference") for phase in ("ED", "ES")}
+        assert set(os.listdir(folder)) == names | {"page.png", "result.json"}
 
 
 def test_run_is_an_alias_of_training():
@@ -145,6 +153,23 @@ def test_killed_in_mid_epoch_and_resumed_equals_undisturbed(prepared, phantoms, 
     assert all(torch.equal(best[0][name], best[1][name]) for name in best[0])
 
 
+def test_training_calibrates_once_and_calibrate_serves_older_weights(trained, prepared, phantoms, tmp_path):
+    content = (trained / "calibration.json").read_text()
+    assert "phantom0" not in content
+    calibration = Calibration.read(trained / "calibration.json", fingerprint(trained / "model.pt"))
+    assert calibration.attributes[:2] == ("LVEDV", "RVEDV")
+
+    for name in ("model.pt", "settings.json"):
+        shutil.copy(trained / name, tmp_path)
+    paths = {"dataset_dir": str(phantoms), "datalist": str(prepared / "datalist.json"), "output_dir": str(tmp_path)}
+    code, text = bundle("calibrate", "train.json", "compact.json", **paths, **TINY)
+    assert code == 0, text[-2000:]
+    assert "hold at 75 % only: 95 % need 19 validation subjects" in text
+    assert (tmp_path / "calibration.json").read_text() == content
+    code, text = bundle("calibrate", "train.json", "compact.json", **paths, **TINY)
+    assert "is already that of" in text
+
+
 def test_subject_names_do_not_enter_the_checkpoint(trained):
     for name in ("model.pt", "last.pt"):
         assert b"phantom0" not in (trained / name).read_bytes()
@@ -194,25 +219,110 @@ def test_a_folder_without_scans_says_what_was_expected(tmp_path):
     assert "Found: notes.txt" in text
 
 
-def test_a_bad_subject_does_not_stop_the_inference(trained, phantoms, tmp_path):
-    sizes = {key: TINY[key] for key in ("channels", "latent_dim")}
-    code, text = bundle(
-        *("run", "inference.json", "compact.json"),
-        **{"dataset_dir": str(phantoms), "output_dir": str(tmp_path), "ckpt_path": str(trained / "model.pt")},
-        **sizes,
-    )
+SIZES = {key: TINY[key] for key in ("channels", "latent_dim")}
+
+
+def infer(trained, dataset, output, *overlays, **overrides):
+    paths = {"dataset_dir": str(dataset), "output_dir": str(output), "ckpt_path": str(trained / "model.pt")}
+    return bundle("run", "inference.json", "compact.json", *overlays, **(paths | SIZES | overrides))
+
+
+def written(output):
+    return {path: path.stat().st_mtime_ns for path in output.glob("*/*")}
+
+
+@pytest.fixture(scope="module")
+def broken(tmp_path_factory):
+    """Twelve phantoms, five of them broken in five ways, and the reasons of these."""
+    folder = tmp_path_factory.mktemp("broken")
+    write_cohort(folder, subjects=12, seed=8, cine_fraction=0, failing=0)
+    return folder, break_five(folder)
+
+
+def test_bad_subjects_do_not_stop_the_inference_and_nothing_is_redone(trained, broken, tmp_path):
+    dataset, reasons = broken
+    code, text = infer(trained, dataset, tmp_path)
+    assert code == 3, text[-2000:]
+    assert "Results of 7 subjects" in text
+    assert len(read_csv(tmp_path / "codes.csv")) == len(read_csv(tmp_path / "attributes.csv")) == 7
+    excluded = {row["subject"]: row["reason"] for row in read_csv(tmp_path / "excluded.csv")}
+    assert excluded.keys() == reasons.keys()
+    assert all(reason in excluded[name] for name, reason in reasons.items())
+    before = written(tmp_path)
+    code, text = infer(trained, dataset, tmp_path)
+    assert code == 3
+    assert "(7 of them from earlier runs)" in text
+    assert not re.search("examine:|inference:", text)
+    assert written(tmp_path) == before
+
+
+def test_a_changed_scan_is_done_again_and_one_that_fails_late_is_listed(trained, phantoms, prepared, tmp_path):
+    dataset = shutil.copytree(phantoms, tmp_path / "scans")
+    datalist = {"datalist": str(prepared / "datalist.json"), "section": "test", "pages": False}
+    output = tmp_path / "out"
+    code, text = infer(trained, dataset, output, **datalist)
     assert code == 0, text[-2000:]
-    assert len(read_csv(tmp_path / "codes.csv")) == 12
-    excluded = read_csv(tmp_path / "excluded.csv")
-    assert len(excluded) == len(FAILURES)
-    assert all(row["reason"] for row in excluded)
+    names = [row["subject"] for row in read_csv(output / "codes.csv")]
+    before = written(output)
+    for name, damage in zip(names, (os.utime, lambda path: path.write_bytes(b"no NIfTI")), strict=False):
+        damage(next((dataset / name).glob("sa*.nii.gz")))  # a datalist's subjects are not examined anew
+    code, text = infer(trained, dataset, output, **datalist)
+    assert code == 3, text[-2000:]
+    assert [row["subject"] for row in read_csv(output / "codes.csv")] == [names[0], names[2]]
+    assert "cannot be opened" in read_csv(output / "excluded.csv")[0]["reason"]
+    changed = {path.parent.name for path, time in before.items() if written(output).get(path) != time}
+    assert changed == set(names[:2])
+
+
+def test_a_killed_inference_goes_on_where_it_stopped(trained, broken, tmp_path):
+    paths = {"dataset_dir": str(broken[0]), "output_dir": str(tmp_path), "ckpt_path": str(trained / "model.pt")}
+    options = {"batch_size": 1, "num_workers": 0}
+    process = subprocess.Popen(
+        command("run", "inference.json", "compact.json", **paths, **SIZES, **options),
+        cwd=ROOT,
+        env=environment(),
+        **PIPES,
+    )
+    while not list(tmp_path.glob("*/result.json")):
+        assert process.poll() is None, process.stdout.read()[-2000:]
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    records = {path: time for path, time in written(tmp_path).items() if path.name == "result.json"}
+    assert len(records) < 7
+    text = infer(trained, broken[0], tmp_path)[1]
+    assert f"({len(records)} of them from earlier runs)" in text
+    assert len(read_csv(tmp_path / "codes.csv")) == 7
+    assert records.items() <= written(tmp_path).items()
+
+
+def test_results_of_another_checkpoint_are_refused_or_overwritten(trained, broken, tmp_path):
+    assert infer(trained, broken[0], tmp_path)[0] == 3
+    other = tmp_path / "other"
+    other.mkdir()
+    weights = torch.load(trained / "model.pt", weights_only=True)
+    torch.save({name: tensor * 1.01 for name, tensor in weights.items()}, other / "model.pt")
+    before = (tmp_path / "codes.csv").read_text()
+    code, text = infer(other, broken[0], tmp_path)
+    assert code not in (0, 3)
+    assert "checkpoint is " in text
+    assert "--overwrite True" in text
+    assert (tmp_path / "codes.csv").read_text() == before
+    code, text = infer(other, broken[0], tmp_path, overwrite=True)
+    assert code == 3, text[-2000:]
+    assert (tmp_path / "codes.csv").read_text() != before
+
+
+def test_volumes_and_pages_can_be_left_out(trained, broken, tmp_path):
+    assert infer(trained, broken[0], tmp_path, volumes=False, pages=False)[0] == 3
+    assert {path.name for path in tmp_path.glob("*/*")} == {"result.json"}
 
 
 @pytest.mark.parametrize(("file", "workflow"), [("train.json", "train"), ("inference.json", "infer")])
-def test_the_properties_that_bundle_tools_ask_for(file, workflow, prepared, phantoms, tmp_path):
+def test_the_properties_that_bundle_tools_ask_for(file, workflow, trained, prepared, phantoms, tmp_path):
     paths = {"dataset_dir": str(phantoms), "datalist": str(prepared / "datalist.json"), "output_dir": str(tmp_path)}
     sizes = {"channels": [8, 8, 8], "latent_dim": 8, "spatial_size": [64, 64]}
-    sizes |= {"perceptual_weight": 0} if workflow == "train" else {}
+    sizes |= {"perceptual_weight": 0} if workflow == "train" else {"ckpt_path": str(trained / "model.pt")}
     flow = ConfigWorkflow(str(CONFIGS / file), workflow_type=workflow, logging_file=False, **paths, **sizes)
     flow.initialize()
     assert flow.check_properties() == []
@@ -355,7 +465,7 @@ def test_a_vae_trains_and_encodes(overlay, column, prepared, phantoms, tmp_path)
     assert (tmp_path / "pictures" / "traversals.png").exists() == (overlay == "attri_vae.json")
 
     code, text = bundle("run", "inference.json", *reversed(overlays), **paths, **sizes)
-    assert code == 0, text[-3000:]
+    assert code == 3, text[-3000:]  # phantoms that break a rule are among them
     assert list(read_csv(tmp_path / "codes.csv")[0])[1] == column
 
 

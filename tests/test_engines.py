@@ -244,3 +244,9 @@ def test_a_beta_vae_needs_no_attributes():
     trainer = make_vae_trainer(make_network(), {"image": make_batch()["image"]}, gamma=0)
     trainer.run()
     assert trainer.state.output["terms"]["attribute_loss"] == 0
+
+
+def test_a_batch_without_any_image_gives_nothing():
+    evaluator = CodeEvaluator(device=torch.device("cpu"), val_data_loader=[{}], network=make_network())
+    evaluator.run()
+    assert evaluator.state.output == []

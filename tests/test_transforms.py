@@ -133,6 +133,12 @@ def test_channels_and_views_are_inverse():
     assert all(torch.equal(views[f"pred_{phase}"].as_tensor(), crops[f"image_{phase}"].as_tensor()) for phase in PHASES)
 
 
+def test_the_difference_is_what_the_reconstruction_adds():
+    image, prediction = torch.rand(2, 8, 8), torch.rand(2, 8, 8)
+    views = ChannelsToViewsd(PHASES)({"image": image, "pred": prediction})
+    assert torch.equal(views["difference_ES"][0, ..., 0].as_tensor(), (prediction - image)[1])
+
+
 def test_loading_reads_one_frame_of_a_cine(tmp_path, heart_mask):
     cine = np.stack([heart_mask * 0, heart_mask], -1)
     write_volume(tmp_path / "sa.nii.gz", cine, oblique((1.8, 1.8, 10)), 0.03)

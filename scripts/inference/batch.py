@@ -1,0 +1,51 @@
+"""One inference from beginning to end: run, tables, summary, and an exit code that tells."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from monai.engines import SupervisedEvaluator
+
+from scripts.cohort.prepare import group_reasons
+from scripts.inference.items import Subjects
+from scripts.inference.records import Records
+from scripts.inference.writers import ResultsWriter
+
+INCOMPLETE = 3  # exit code when some subjects have no result
+
+
+def infer(evaluator: SupervisedEvaluator, writer: ResultsWriter, subjects: Subjects, remaining: int) -> None:
+    """Encode the remaining subjects and gather the tables of all, even when the run is interrupted.
+
+    Args:
+        evaluator: runs over the remaining subjects, with ``writer`` among its handlers.
+        writer: keeps their results.
+        subjects: all subjects that were asked for.
+        remaining: how many have no result yet.
+
+    Raises:
+        SystemExit: with code 3, after everything is written, when a subject has no result.
+    """
+    try:
+        if remaining:
+            evaluator.run()
+    finally:
+        failed = [{"subject": failure.subject, "reason": failure.reason} for failure in writer.failures]
+        excluded = [*subjects.excluded, *failed]
+        results = writer.records.gather(subjects.items, excluded)
+        print_summary(results, writer.written, excluded, writer.records)
+    if excluded:
+        raise SystemExit(INCOMPLETE)
+
+
+def print_summary(results: int, new: int, excluded: Sequence[Mapping[str, Any]], records: Records) -> None:
+    """Print how many subjects have a result, how many do not, why, and where everything is."""
+    earlier = f" ({results - new} of them from earlier runs)" if results > new else ""
+    print(f"Results of {results} subjects{earlier}: {records.folder / 'codes.csv'}, attributes.csv beside it")
+    if not excluded:
+        return
+    print(f"No result for {len(excluded)} subjects: {records.folder / 'excluded.csv'}")
+    for kind in group_reasons([{**row, "status": "excluded"} for row in excluded]):
+        others = f" and {len(kind) - 1} more" if len(kind) > 1 else ""
+        print(f"  {len(kind)}: {kind[0]['reason']} ({kind[0]['subject']}{others})")

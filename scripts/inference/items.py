@@ -1,0 +1,115 @@
+"""Which subjects an inference is asked for, where their files lie, and who of them cannot be used."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from scripts.cohort.datalist import FILE_KEYS, MASKS, check_files, check_items, locate, read_datalist
+from scripts.cohort.examine import explained
+from scripts.cohort.layout import find_subjects
+from scripts.cohort.prepare import examine_changed
+from scripts.cohort.quality import QualityRules
+from scripts.cohort.split import SECTIONS
+from scripts.segmentation.missing import segment_missing
+from scripts.storage import file_state, output_folder
+
+
+class Subjects(NamedTuple):
+    """The subjects of an inference.
+
+    Args:
+        items: those to encode, as items of a datalist with full paths, and with the ``state`` of their files.
+        excluded: ``subject`` and ``reason`` of those that cannot be used.
+    """
+
+    items: list[dict[str, Any]]
+    excluded: list[dict[str, str]]
+
+
+def find_items(
+    dataset_dir: str | os.PathLike,
+    output_dir: str | os.PathLike,
+    datalist: str | os.PathLike | None = None,
+    section: str | None = None,
+    rules: Mapping[str, int] | None = None,
+    workers: int | None = None,
+    segmentation: str | os.PathLike | None = None,
+    device: str | torch.device = "cpu",
+) -> Subjects:
+    """The subjects to encode: those of a datalist, or all of a UKBB-format tree that pass the quality control.
+
+    What the examination finds is kept in ``output_dir/examined.jsonl``, so that no subject is examined twice.
+
+    Args:
+        dataset_dir: UKBB-format tree.
+        output_dir: folder of the results.
+        datalist: a file written by ``run prepare``, instead of an examination.
+        section: section of the datalist; None for all.
+        rules: thresholds of the quality control, see ``QualityRules``.
+        workers: processes of the examination; None takes one per core.
+        segmentation: weights of a segmentation network for subjects without masks, see ``load_segmenter``; their
+            predicted masks go to ``output_dir/masks``.
+        device: of that network.
+
+    Raises:
+        FileNotFoundError, ValueError: when there is no subject at all, or a section is named without a datalist.
+    """
+    if datalist:
+        return from_datalist(datalist, section, dataset_dir)
+    if section:
+        raise ValueError(f"section '{section}' is one of a datalist: name that with --datalist too.")
+    target = output_folder(output_dir)
+    within = {target.resolve(), *target.resolve().parents}  # results inside the dataset are no subject
+    folders = [folder for folder in find_subjects(dataset_dir) if folder.resolve() not in within]
+    workers = workers or os.cpu_count() or 1
+    unsegmented = segment_missing(folders, target / MASKS, segmentation, device, workers) if segmentation else {}
+    rows = examine_changed(folders, QualityRules(**(rules or {})), target, workers)
+    return located(explained(rows, unsegmented), dataset_dir, target / MASKS)
+
+
+def from_datalist(datalist: str | os.PathLike, section: str | None, dataset_dir: str | os.PathLike) -> Subjects:
+    """The subjects of a datalist; those whose files have vanished are excluded.
+
+    Raises:
+        FileNotFoundError: when the datalist, or every file that it names, is missing.
+        ValueError: when the datalist is broken or the section is empty.
+    """
+    content = read_datalist(datalist)
+    rows = [row for name in ([section] if section else SECTIONS) for row in content.get(name, [])]
+    check_items(rows, datalist)
+    if not rows:
+        raise ValueError(f"datalist '{datalist}' has no subject in {section or SECTIONS}; see 'split' of run prepare.")
+    masks_dir = Path(datalist).parent / MASKS
+    subjects = located(rows, dataset_dir, masks_dir)
+    if not subjects.items:
+        check_files(rows, datalist, dataset_dir, masks_dir)
+    return subjects
+
+
+def located(rows: Iterable[Mapping[str, Any]], dataset_dir: str | os.PathLike, masks_dir: Path) -> Subjects:
+    """Tell apart the rows of an examination or datalist that can be used, and locate the files of these."""
+    subjects = Subjects([], [])
+    for row in rows:
+        reason = row["reason"] if row.get("status") == "excluded" else ""
+        try:
+            item = {} if reason else locate(row, dataset_dir, masks_dir)
+        except OSError as error:  # vanished since the examination
+            reason = str(error)
+        if reason:
+            subjects.excluded.append({"subject": row["subject"], "reason": reason})
+        else:
+            subjects.items.append(item | {"state": state(row, item)})
+    return subjects
+
+
+def state(row: Mapping[str, Any], item: Mapping[str, Any]) -> str:
+    """What a subject's result depends on, as a hash: what is known of it, and its files' sizes and times."""
+    content = json.dumps([row, [file_state(item[key]) for key in FILE_KEYS]], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()

@@ -1,0 +1,118 @@
+"""One record per subject, which makes an inference incremental, and the tables that are gathered from them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from scripts.storage import output_folder, write_csv, write_json
+
+RECORD = "result.json"
+SETTINGS = "inference_settings.json"
+TABLES = ("codes", "attributes")
+OUTPUTS = (RECORD, "page.png", "reconstruction_*.nii.gz", "difference_*.nii.gz")
+VERSION = 1  # raise it when results are made in another way, so that those of an older version are redone
+
+
+class Records:
+    """The results in a folder: ``<subject>/result.json`` each, written when all else of the subject is.
+
+    Args:
+        output_dir: folder of the results.
+        settings: what results of one folder must have in common: the checkpoint, and the settings of the network.
+        redo: what else a result depends on, such as the calibration and which files are written; where this is
+            another than a record's, the subject is done again.
+    """
+
+    def __init__(self, output_dir: str | os.PathLike, settings: Mapping[str, Any], redo: Mapping[str, Any]) -> None:
+        self.folder = Path(output_dir)
+        self.settings = json.loads(json.dumps(settings))  # as JSON gives them back: tuples become lists
+        self.run = hashlib.sha256(json.dumps([VERSION, settings, redo], sort_keys=True).encode()).hexdigest()
+
+    def claim(self, overwrite: bool = False) -> None:
+        """Make the folder one of these settings.
+
+        Args:
+            overwrite: remove all results that lie there.
+
+        Raises:
+            ValueError: when it holds results of others, naming the differences.
+            PermissionError, NotADirectoryError: when it cannot be written to.
+        """
+        output_folder(self.folder)
+        present = [path.parent for path in self.folder.glob(f"*/{RECORD}")]
+        for folder in present if overwrite else ():
+            self.discard(folder.name)
+        if present and not overwrite and (self.folder / SETTINGS).exists():
+            self.refuse_other_settings(json.loads((self.folder / SETTINGS).read_text()))
+        write_json(self.folder / SETTINGS, self.settings)
+
+    def refuse_other_settings(self, known: Mapping[str, Any]) -> None:
+        """Raise ValueError naming the settings that are not those of the results that are here."""
+        other = [key for key in self.settings if self.settings[key] != known.get(key)]
+        if other:
+            listed = "; ".join(f"{key} is {shown(self.settings[key])}, was {shown(known.get(key))}" for key in other)
+            raise ValueError(
+                f"output_dir '{self.folder}' holds results of another run: {listed}. Name another --output_dir, or "
+                "redo all of them with --overwrite True."
+            )
+
+    def remaining(self, items: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+        """The subjects that have no result yet, or one that no longer holds."""
+        return [item for item in items if self.read(item) is None]
+
+    def read(self, item: Mapping[str, Any]) -> dict[str, Any] | None:
+        """A subject's record; None where there is none of this state of its files and of this run's settings."""
+        try:
+            record = json.loads((self.folder / item["subject"] / RECORD).read_text())
+        except (OSError, json.JSONDecodeError):
+            return None
+        return record if (record.get("state"), record.get("run")) == (item["state"], self.run) else None
+
+    def begin(self, item: Mapping[str, Any]) -> Path:
+        """A subject's folder, made, and without the record of what is about to be replaced."""
+        folder = self.folder / item["subject"]
+        folder.mkdir(exist_ok=True)
+        (folder / RECORD).unlink(missing_ok=True)
+        return folder
+
+    def write(self, item: Mapping[str, Any], rows: Mapping[str, Mapping[str, Any]]) -> None:
+        """Note that a subject is done, with its row of each table."""
+        write_json(self.folder / item["subject"] / RECORD, {"state": item["state"], "run": self.run, **rows})
+
+    def discard(self, subject: str) -> None:
+        """Remove what an inference has written of a subject, and its folder where nothing else lies in it."""
+        folder = self.folder / subject
+        for path in [path for pattern in OUTPUTS for path in folder.glob(pattern)]:
+            path.unlink()
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+
+    def gather(self, items: Sequence[Mapping[str, Any]], excluded: Sequence[Mapping[str, str]]) -> int:
+        """Write ``codes.csv``, ``attributes.csv`` and ``excluded.csv``; returns the number of results.
+
+        Only one record at a time is in memory. A subject without a result keeps none of an earlier one.
+        """
+        for row in excluded:
+            with suppress(OSError):  # a folder that cannot be written to is why some have no result
+                self.discard(row["subject"])
+        write_csv(self.folder / "excluded.csv", excluded, ("subject", "reason"))
+        first = next(self.records(items), {})
+        for table in TABLES:
+            rows = (record[table] for record in self.records(items))
+            write_csv(self.folder / f"{table}.csv", rows, list(first.get(table, ["subject"])))
+        return sum(1 for _ in self.records(items))
+
+    def records(self, items: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+        """The records of all subjects that have one."""
+        return (record for record in map(self.read, items) if record is not None)
+
+
+def shown(value: Any) -> str:
+    """A setting, short enough for a message: hashes are cut."""
+    return f"{value[:12]}..." if isinstance(value, str) and len(value) == 64 else str(value)

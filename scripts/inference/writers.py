@@ -1,0 +1,120 @@
+"""Ignite handler that writes each subject's files as soon as the subject is encoded."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ignite.engine import Engine, Events
+
+from scripts.cohort.layout import SubjectError, write_like
+from scripts.inference.calibration import Calibration
+from scripts.inference.loading import FAILURES, Failure
+from scripts.inference.page import Page
+from scripts.inference.records import Records
+from scripts.inference.results import attribute_row, code_row, result_of
+from scripts.storage import output_folder
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+VOLUMES = {"pred": "reconstruction", "difference": "difference"}  # of the evaluator's output -> name of the file
+
+
+class ResultsWriter:
+    """Write the files of every subject, the record last, and list those that fail at any stage.
+
+    A failing subject stops no other; a folder that cannot be written to, or a full disk, stops the run.
+
+    Args:
+        records: of the folder.
+        items: the subjects, as ``find_items`` gives them.
+        attributes: names of the regularized attributes; dimension k belongs to attribute k.
+        phases: of the images.
+        calibration: gives estimates and the check of the range, where there is one.
+        volumes: write ``reconstruction_<phase>.nii.gz`` and ``difference_<phase>.nii.gz``, in the scan's own grid.
+        pages: draw ``page.png``.
+    """
+
+    def __init__(
+        self,
+        records: Records,
+        items: Sequence[Mapping[str, Any]],
+        attributes: Sequence[str],
+        phases: Sequence[str],
+        calibration: Calibration | None = None,
+        volumes: bool = True,
+        pages: bool = True,
+    ) -> None:
+        self.records, self.attributes, self.phases = records, tuple(attributes), tuple(phases)
+        self.items = {item["subject"]: item for item in items}
+        self.calibration, self.volumes = calibration, volumes
+        self.page = page_of(phases, attributes, calibration) if pages else None
+        self.failures: list[Failure] = []
+        self.written = 0
+
+    def attach(self, engine: Engine) -> None:
+        """Register with the evaluator."""
+        engine.add_event_handler(Events.GET_BATCH_COMPLETED, self.take_failures)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.write_batch)
+
+    def take_failures(self, engine: Engine) -> None:
+        """Take those out of the batch that could not be loaded."""
+        self.failures += engine.state.batch.pop(FAILURES, [])
+
+    def write_batch(self, engine: Engine) -> None:
+        """Write one decollated batch."""
+        for batch, output in zip(engine.state.batch, engine.state.output, strict=True):
+            item = self.items[batch["subject"]]
+            try:
+                self.write(item, output)
+            except (SubjectError, OSError) as error:
+                self.stop_where_nothing_can_be_written(error)
+                self.failures.append(Failure(item["subject"], str(error)))
+
+    def write(self, item: Mapping[str, Any], output: Mapping[str, Any]) -> None:
+        """Write one subject's files."""
+        result = result_of(item, output, self.calibration)
+        folder = self.records.begin(item)
+        if self.volumes:
+            write_volumes(folder, item, output, self.phases)
+        if self.page:
+            self.page.draw(result, folder / "page.png")
+        rows = {"codes": code_row(result, self.attributes), "attributes": attribute_row(result, self.attributes)}
+        self.records.write(item, rows)
+        self.written += 1
+
+    def stop_where_nothing_can_be_written(self, error: Exception) -> None:
+        """Raise when an error is one of the folder or the disk and not of a subject."""
+        if isinstance(error, OSError) and error.errno in FULL:
+            raise OSError(
+                error.errno,
+                f"the disk of output_dir '{self.records.folder}' takes no more ({error.strerror}). Make room, or write "
+                "less with --volumes False; the same command goes on where this one stopped",
+            ) from error
+        output_folder(self.records.folder)
+
+
+def page_of(phases: Sequence[str], attributes: Sequence[str], calibration: Calibration | None) -> Page:
+    """The page for these phases and attributes, with the calibration's distributions."""
+    if calibration is None:
+        return Page(phases, dict.fromkeys(attributes))
+    quantiles = {name: calibration.quantiles(name) for name in attributes}
+    return Page(phases, quantiles, calibration.level)
+
+
+def write_volumes(folder: Path, item: Mapping[str, Any], output: Mapping[str, Any], phases: Sequence[str]) -> None:
+    """Write a subject's reconstructions, and their differences to the scan, with the header of the scan.
+
+    Intensities are those of the normalized crop, 0 to 1 for the scan's 1st to 99th percentile; outside of the crop, 0.
+
+    Args:
+        folder: of the subject.
+        item: ``scan_<phase>`` is the scan's path.
+        output: ``pred_<phase>`` and ``difference_<phase>`` (1, X, Y, Z), in the scan's grid.
+        phases: to write.
+    """
+    for phase in phases:
+        for key, name in VOLUMES.items():
+            voxels = output[f"{key}_{phase}"][0].cpu().numpy()
+            write_like(folder / f"{name}_{phase}.nii.gz", voxels, item[f"scan_{phase}"])

@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from scripts.inference.batch import infer
+from scripts.inference.items import Subjects
+from scripts.inference.loading import Failure
+from scripts.inference.records import Records
+
+ITEMS = [{"subject": name, "state": name} for name in "abc"]
+
+
+class Writer:
+    """Keeps results of the subjects that it is told."""
+
+    def __init__(self, folder):
+        self.records, self.failures, self.written = Records(folder, {}, {}), [], 0
+        self.records.claim()
+
+    def keep(self, names):
+        for item in ITEMS:
+            if item["subject"] in names:
+                self.records.begin(item)
+                row = {"subject": item["subject"]}
+                self.records.write(item, {"codes": row, "attributes": row})
+                self.written += 1
+
+
+def run(folder, evaluate, excluded=()):
+    writer = Writer(folder)
+    remaining = len(writer.records.remaining(ITEMS))
+    infer(SimpleNamespace(run=lambda: evaluate(writer)), writer, Subjects(ITEMS, list(excluded)), remaining)
+
+
+def subjects(path):
+    return path.read_text().split()[1:]
+
+
+def test_a_complete_run_ends_well_and_is_not_repeated(tmp_path, capsys):
+    run(tmp_path, lambda writer: writer.keep("abc"))
+    assert subjects(tmp_path / "codes.csv") == ["a", "b", "c"]
+    run(tmp_path, lambda writer: pytest.fail("nothing was left to do"))
+    assert "Results of 3 subjects (3 of them from earlier runs)" in capsys.readouterr().out
+
+
+def test_failures_are_listed_by_kind_and_tell_by_the_exit_code(tmp_path, capsys):
+    def evaluate(writer):
+        writer.keep("a")
+        writer.failures += [Failure("b", "LV has 3 voxels"), Failure("c", "LV has 4 voxels")]
+
+    with pytest.raises(SystemExit) as caught:
+        run(tmp_path, evaluate, [{"subject": "d", "reason": "no mask"}])
+    assert caught.value.code == 3
+    assert subjects(tmp_path / "codes.csv") == ["a"]
+    assert len((tmp_path / "excluded.csv").read_text().splitlines()) == 4
+    text = capsys.readouterr().out
+    assert "No result for 3 subjects" in text
+    assert "2: LV has 3 voxels (b and 1 more)" in text
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, KeyError])
+def test_an_interrupted_run_gathers_what_it_has(error, tmp_path):
+    def evaluate(writer):
+        writer.keep("ab")
+        raise error
+
+    with pytest.raises(error):
+        run(tmp_path, evaluate)
+    assert subjects(tmp_path / "attributes.csv") == ["a", "b"]

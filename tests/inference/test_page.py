@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from scripts.inference.page import Page
+from scripts.inference.results import result_of
+from scripts.inference.writers import page_of
+from tests.inference.examples import NAMES, FixedCalibration, encoded, measured
+
+PHASES = ("ED", "ES")
+
+
+@pytest.fixture
+def page():
+    return page_of(PHASES, NAMES, FixedCalibration())
+
+
+def drawn(page, path, first_code=0.5, **values):
+    page.draw(result_of(measured(**values), encoded(first_code), FixedCalibration()), path)
+    return np.asarray(Image.open(path)).astype(int)
+
+
+def test_a_page_is_wide_enough_for_the_screen(page, tmp_path):
+    assert drawn(page, tmp_path / "page.png").shape[1] >= 1000
+
+
+def test_a_page_shows_nothing_of_the_one_before(page, tmp_path):
+    first = drawn(page, tmp_path / "first.png")
+    other = drawn(page, tmp_path / "other.png", first_code=40, mask="predicted", LVEDV=180.0)
+    again = drawn(page, tmp_path / "again.png")
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+def test_the_images_are_those_of_the_subject(page, tmp_path):
+    drawn(page, tmp_path / "page.png")
+    scan, reconstruction, difference = (shown.get_array() for shown in page.images[0])
+    image = encoded()["image"][0].numpy()
+    assert np.allclose(scan, image)
+    assert np.allclose(reconstruction, 0.9 * image)
+    assert np.allclose(difference, -0.1 * image)
+
+
+def test_estimate_interval_and_mask_value_are_placed(page, tmp_path):
+    drawn(page, tmp_path / "page.png", LVEDV=130.0)
+    row = page.strips.rows[0]
+    assert row.dot.get_xdata() == pytest.approx([100.5])
+    assert list(row.interval.get_xdata()) == pytest.approx([80.5, 120.5])
+    assert row.diamond.get_xdata() == pytest.approx([130])
+    assert row.value.get_text() == "100 mL  (80 to 120)"
+
+
+def test_a_missing_mask_value_is_not_drawn(page, tmp_path):
+    drawn(page, tmp_path / "page.png", LVEDV=None)
+    assert len(page.strips.rows[0].diamond.get_xdata()) == 0
+
+
+@pytest.mark.parametrize(("code", "words"), [(0.5, "In range: more unusual than 55%"), (2, "OUT OF RANGE")])
+def test_the_range_is_told_with_its_percentiles(code, words, page, tmp_path):
+    drawn(page, tmp_path / "page.png", first_code=code)
+    text = page.range_note.get_text()
+    assert words in text
+    assert "kl divergence 40" in text
+    assert "100" not in text  # 99.7 is no 100
+
+
+def test_a_predicted_mask_is_noted(page, tmp_path):
+    drawn(page, tmp_path / "page.png", mask="predicted")
+    assert "a predicted mask (check the crop):  LVEF 58 %" in page.mask_note.get_text()
+
+
+def test_no_page_names_its_subject(page, tmp_path):
+    first = drawn(page, tmp_path / "first.png")
+    assert np.array_equal(first, drawn(page, tmp_path / "second.png", subject="another name"))
+
+
+def test_without_a_calibration_the_page_says_so(tmp_path):
+    page = page_of(PHASES, NAMES, None)
+    page.draw(result_of(measured(), encoded(), None), tmp_path / "page.png")
+    assert "No calibration" in page.range_note.get_text()
+    assert page.strips.rows[0].diamond.get_xdata() == pytest.approx([120])
+
+
+def test_a_model_without_attributes_has_images_only(tmp_path):
+    page = Page(PHASES, {})
+    page.draw(result_of(measured(), encoded(), None), tmp_path / "page.png")
+    assert page.strips is None

@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from scripts.inference.records import Records
+from scripts.storage import read_csv
+
+ITEMS = [{"subject": name, "state": f"state of {name}"} for name in "abc"]
+
+
+def records(folder, redo=None, **settings):
+    return Records(folder, {"spacing": 2.5, "phases": ("ED", "ES")} | settings, redo or {"pages": True})
+
+
+def fill(kept, items=ITEMS):
+    kept.claim()
+    for item in items:
+        kept.begin(item)
+        rows = {table: {"subject": item["subject"], "x": ord(item["subject"])} for table in ("codes", "attributes")}
+        kept.write(item, rows)
+
+
+def test_only_what_has_no_result_remains(tmp_path):
+    fill(records(tmp_path), ITEMS[:2])
+    assert records(tmp_path).remaining(ITEMS) == ITEMS[2:]
+
+
+@pytest.mark.parametrize("change", ["state", "redo", "torn"])
+def test_a_record_that_no_longer_holds_is_done_again(change, tmp_path):
+    fill(records(tmp_path))
+    items, redo = [dict(item) for item in ITEMS], None
+    if change == "state":
+        items[0]["state"] = "another"
+    elif change == "redo":
+        redo = {"pages": False}
+    else:
+        (tmp_path / "a" / "result.json").write_text('{"state": "stat')
+    assert len(records(tmp_path, redo).remaining(items)) == (3 if change == "redo" else 1)
+
+
+def test_a_subject_in_work_has_no_record(tmp_path):
+    fill(records(tmp_path))
+    records(tmp_path).begin(ITEMS[0])
+    assert records(tmp_path).remaining(ITEMS) == ITEMS[:1]
+
+
+def test_results_of_other_settings_are_refused_or_overwritten(tmp_path):
+    fill(records(tmp_path))
+    (tmp_path / "a" / "page.png").touch()
+    (tmp_path / "b" / "notes.txt").touch()
+    records(tmp_path).claim()  # the same settings are welcome
+    other = records(tmp_path, spacing=1.8, checkpoint="f" * 64)
+    with pytest.raises(ValueError, match=r"spacing is 1\.8, was 2\.5; checkpoint is f{12}\.\.\., was None.*--over"):
+        other.claim()
+    other.claim(overwrite=True)
+    assert other.remaining(ITEMS) == ITEMS
+    assert not (tmp_path / "a").exists()
+    assert (tmp_path / "b" / "notes.txt").exists()  # what is not ours stays
+    assert json.loads((tmp_path / "inference_settings.json").read_text())["spacing"] == 1.8
+
+
+def test_settings_without_results_refuse_nothing(tmp_path):
+    records(tmp_path).claim()
+    records(tmp_path, spacing=1.8).claim()
+
+
+def test_tables_are_gathered_from_the_records(tmp_path):
+    kept = records(tmp_path)
+    fill(kept)
+    assert kept.gather(ITEMS[::2], [{"subject": "b", "reason": "cut off"}]) == 2
+    for table in ("codes", "attributes"):
+        assert read_csv(tmp_path / f"{table}.csv") == [{"subject": "a", "x": "97"}, {"subject": "c", "x": "99"}]
+    assert read_csv(tmp_path / "excluded.csv") == [{"subject": "b", "reason": "cut off"}]
+    assert not (tmp_path / "b").exists()  # its result was that of an earlier scan
+
+
+def test_tables_without_any_result_have_a_header(tmp_path):
+    kept = records(tmp_path)
+    kept.claim()
+    assert kept.gather([], []) == 0
+    assert (tmp_path / "codes.csv").read_text() == "subject\n"

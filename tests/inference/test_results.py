@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from scripts.cohort.layout import SubjectError
+from scripts.inference.results import attribute_row, code_row, find_calibration, result_of
+from tests.inference.examples import NAMES, FixedCalibration, encoded, measured
+
+
+def test_codes_are_named_by_their_attributes():
+    row = code_row(result_of(measured(), encoded(), None), NAMES[:2])
+    assert list(row)[:4] == ["subject", "z0_LVEDV", "z1_RVEDV", "z2"]
+    assert (row["z0_LVEDV"], row["z2"]) == ("0.5", "0.25")
+
+
+def test_estimates_stand_beside_the_values_of_the_mask():
+    row = attribute_row(result_of(measured(HR=60.0, LVCO=4.2), encoded(), FixedCalibration()), NAMES)
+    assert (row["LVEDV"], row["LVEDV_low"], row["LVEDV_high"], row["LVEDV_mask"]) == ("100.5", "80.5", "120.5", "120")
+    assert (row["mask"], row["LVEF_mask"], row["HR"], row["LVCO_mask"]) == ("manual", "58", "60", "4.2")
+    assert (row["out_of_range"], row["percentile"], row["percentile_kl_divergence"]) == (False, "55", "40")
+
+
+def test_every_row_has_the_same_columns():
+    full = attribute_row(result_of(measured(HR=60.0), encoded(), FixedCalibration()), NAMES)
+    bare = attribute_row(result_of({"subject": "b"}, encoded(), FixedCalibration()), NAMES)
+    assert list(full) == list(bare)
+    assert bare["LVEDV_mask"] == bare["mask"] == ""
+
+
+def test_without_a_calibration_there_are_no_estimates(tmp_path, capsys):
+    assert find_calibration(tmp_path / "model.pt", "0" * 64) is None
+    assert "'run calibrate' with train.json" in capsys.readouterr().out
+    row = attribute_row(result_of(measured(), encoded(), None), NAMES)
+    assert "LVEDV" not in row
+    assert "out_of_range" not in row
+    assert row["LVEDV_mask"] == "120"
+
+
+def test_numbers_that_are_not_finite_are_a_reason():
+    with pytest.raises(SubjectError, match="not finite"):
+        result_of(measured(), encoded() | {"codes": torch.tensor([float("nan")])}, None)

@@ -15,7 +15,7 @@ from torch.nn.functional import pad
 
 from scripts import checkpoint
 from scripts.segmentation.anatomy import mended, without_partial_base
-from scripts.segmentation.slices import CLASSES, resized, to_slices, with_neighbors
+from scripts.segmentation.slices import CLASSES, resized, to_slices
 
 FILE = "segmentation.pt"
 # The model zoo's ventricular_short_axis_3label, from its configs: slices with the pixels that they have, each scaled to
@@ -35,12 +35,11 @@ class Segmenter:
     """Segment short-axis scans slice by slice.
 
     Args:
-        network: slices with their neighbors (Z, 1 + 2 * context, H, W) to scores (Z, 4, H, W) of background, LV,
-            myocardium, RV; H and W are multiples of ``divisor``.
+        network: slices (Z, 1, H, W) to scores (Z, 4, H, W) of background, LV, myocardium, RV; H and W are multiples of
+            ``divisor``.
         scale: brings the intensities of slices (Z, 1, H, W) to those that the network knows.
         spacing: pixel size in mm that the network knows; None leaves pixels as they are.
         divisor: what height and width are padded to a multiple of.
-        context: neighbor slices to either side that the network sees.
         min_size: what height and width are padded to at least.
         base_ratio: see ``without_partial_base``; 0 leaves the RV as it is predicted.
     """
@@ -51,12 +50,11 @@ class Segmenter:
         scale: Callable[[torch.Tensor], torch.Tensor],
         spacing: float | None,
         divisor: int,
-        context: int = 0,
         min_size: int = 1,
         base_ratio: float = 0.0,
     ) -> None:
         self.network, self.scale, self.spacing = network.eval(), scale, spacing
-        self.divisor, self.context, self.min_size = divisor, context, min_size
+        self.divisor, self.min_size = divisor, min_size
         self.base_ratio = base_ratio
 
     def __call__(self, scan: np.ndarray | torch.Tensor, voxel: Sequence[float]) -> np.ndarray:
@@ -73,13 +71,13 @@ class Segmenter:
         if volume.ndim == 4:
             return np.stack([self(frame, voxel) for frame in volume.movedim(-1, 0)], axis=-1)
         slices = self.scale(to_slices(volume[None], voxel, self.spacing))
-        scores = resized(self.scores(with_neighbors(slices, self.context)), volume.shape[:2])
+        scores = resized(self.scores(slices), volume.shape[:2])
         labels = scores.argmax(1).movedim(0, -1).to(torch.uint8).numpy()
         return without_partial_base(mended(labels), self.base_ratio)
 
     @torch.inference_mode()
     def scores(self, slices: torch.Tensor) -> torch.Tensor:
-        """Scores (Z, 4, H, W) of slices with their neighbors, of any height and width."""
+        """Scores (Z, 4, H, W) of slices (Z, 1, H, W) of any height and width."""
         device = next(self.network.parameters()).device
         height, width = slices.shape[-2:]
         margins = [max(-n % self.divisor, self.min_size - n) for n in (width, height)]
@@ -113,11 +111,7 @@ def load_segmenter(path: str | os.PathLike, device: str | torch.device = "cpu") 
     if "unet" in content:
         unet, weights, spacing = content["unet"], content["network"], content["spacing"]
         scale = ScaleIntensityRangePercentiles(1, 99, 0, 1, clip=True)
-        options = {
-            "spacing": spacing,
-            "context": (unet["in_channels"] - 1) // 2,
-            "base_ratio": content["base_ratio"],
-        }
+        options = {"spacing": spacing, "base_ratio": content["base_ratio"]}
     else:
         unet, weights = ZOO_UNET, content.get("model", content)
         scale = ScaleIntensity(channel_wise=True)  # the slices are the channels here

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from monai.transforms import MapTransform, Randomizable, Transform
-from torch.nn.functional import interpolate, one_hot, pad
+from torch.nn.functional import interpolate, one_hot
 
 from scripts.cohort.layout import LABELS, PHASES, read_image, read_mask
 
@@ -61,38 +61,21 @@ class VolumeToSlicesd(MapTransform):
 
 
 class RandSlicesd(MapTransform, Randomizable):
-    """Pick slices of a volume (Z, 1, H, W) at random, each as an item of its own, the image with its neighbors.
-
-    Scans are numbered from the base or from the apex; neighbors are given in either order, so that none is learned.
+    """Pick slices of a volume (Z, 1, H, W) at random, each as an item of its own with (1, H, W).
 
     Args:
-        keys: the scan, which becomes (1 + 2 * context, H, W), and the mask, which becomes (1, H, W).
+        keys: the scan and the mask, of which the same slices are taken.
         count: slices per volume; of a volume that has fewer, some are taken more than once.
-        context: neighbor slices to either side.
     """
 
-    def __init__(self, keys: Sequence[str], count: int, context: int) -> None:
+    def __init__(self, keys: Sequence[str], count: int) -> None:
         super().__init__(keys)
-        self.count, self.context = count, context
+        self.count = count
 
     def __call__(self, data: Mapping[Hashable, Any]) -> list[dict[Hashable, Any]]:
-        image, mask = (data[key] for key in self.keys)
-        chosen = self.R.choice(len(mask), self.count, replace=len(mask) < self.count)
-        stacks = with_neighbors(image, self.context)
-        if self.R.random() < 0.5:
-            stacks = stacks.flip(1)
-        return [dict(zip(self.keys, (stacks[index], mask[index]), strict=True)) for index in chosen]
-
-
-def with_neighbors(slices: torch.Tensor, context: int) -> torch.Tensor:
-    """Slices (Z, 1, H, W) with their neighbors as channels (Z, 1 + 2 * context, H, W); zeros beyond the scan.
-
-    What a slice at the base shows can often be told from the slices beside it only.
-    """
-    if context == 0:
-        return slices
-    framed = pad(slices[:, 0], (0, 0, 0, 0, context, context))
-    return framed.unfold(0, 1 + 2 * context, 1).movedim(-1, 1)
+        available = len(data[self.keys[0]])
+        chosen = self.R.choice(available, self.count, replace=available < self.count)
+        return [{key: data[key][index] for key in self.keys} for index in chosen]
 
 
 def to_slices(volume: torch.Tensor, voxel: Sequence[float], spacing: float | None) -> torch.Tensor:

@@ -71,14 +71,6 @@ def test_written_weights_are_read_with_what_they_need(tmp_path, heart_mask):
     assert not loaded.network.training
 
 
-def test_the_network_sees_the_neighbors_that_it_was_trained_with(tmp_path, heart_mask):
-    unet = UNET | {"in_channels": 3}
-    save_segmenter(UNet(**unet), unet, 1.8, 0.7, tmp_path / "segmentation.pt")
-    loaded = load_segmenter(tmp_path / "segmentation.pt")
-    assert loaded.context == 1
-    assert loaded(heart_mask.astype(np.float32), (1.8, 1.8, 8)).shape == heart_mask.shape
-
-
 def test_intensities_are_those_of_the_training(tmp_path):
     save_segmenter(UNet(**UNET), UNET, 1.8, 0.7, tmp_path / "segmentation.pt")
     scaled = load_segmenter(tmp_path / "segmentation.pt").scale(torch.linspace(100, 900, 1000).view(10, 1, 10, 10))

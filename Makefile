@@ -64,7 +64,8 @@ demo: weights ## phantom hearts, a short training, and inference, in output/demo
 		--datalist $(DEMO_OUTPUT)/datalist.json --section test
 	@echo '[demo] done:'
 	@echo '  model        $(DEMO_OUTPUT)/model.pt'
-	@echo '  codes        $(DEMO_OUTPUT)/codes.csv'
+	@echo '  codes        $(DEMO_OUTPUT)/codes.csv, volumes with intervals in $(DEMO_OUTPUT)/attributes.csv'
+	@echo '  a subject    $(DEMO_OUTPUT)/<subject>/page.png, and its reconstruction as NIfTI'
 	@echo '  pictures     $(DEMO_OUTPUT)/pictures/reconstructions.png, $(DEMO_OUTPUT)/pictures/traversals.png'
 	@echo '  cohort       $(DEMO_OUTPUT)/cohort.csv'
 	@echo '  TensorBoard  $(VENV)/bin/tensorboard --logdir $(DEMO_OUTPUT)/tensorboard'

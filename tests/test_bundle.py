@@ -18,10 +18,10 @@ import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.bundle.scripts import verify_net_in_out
 
+from scripts.calibration.calibration import Calibration
 from scripts.checkpoint import fingerprint
 from scripts.cohort.phantom import write_cohort
 from scripts.evaluation import study
-from scripts.inference.calibration import Calibration
 from scripts.storage import read_csv
 from tests.conftest import ROOT, shared
 from tests.inference.damage import break_five

@@ -12,6 +12,12 @@ VOLUMES = ("LVEDV", "RVEDV", "MyoEDV", "LVESV", "RVESV", "MyoESV")  # the regula
 DERIVED = ("LVSV", "LVEF", "LVM", "RVSV", "RVEF")
 CARDIAC_OUTPUT = ("HR", "LVCO")  # 1/min and L/min, of a cine whose header tells the time between frames
 AREAS = ("LVEDA", "RVEDA", "MyoEDA", "LVESA", "RVESA", "MyoESA")
+UNITS = {
+    **dict.fromkeys(VOLUMES, "mL"),
+    **{"LVSV": "mL", "LVEF": "%", "LVM": "g", "RVSV": "mL", "RVEF": "%", "HR": "/min", "LVCO": "L/min"},
+    **dict.fromkeys(AREAS, "cm²"),
+}
+SIGNED = ("LVSV", "LVEF", "RVSV", "RVEF")  # below zero where a ventricle is larger at ES
 MYOCARDIAL_DENSITY = 1.05  # g/mL
 
 

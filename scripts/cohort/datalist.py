@@ -9,19 +9,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from scripts.cohort.attributes import AREAS, DERIVED, VOLUMES
-from scripts.cohort.layout import PHASES, PREDICTED
+from scripts.cohort.attributes import AREAS, CARDIAC_OUTPUT, DERIVED, VOLUMES
+from scripts.cohort.layout import MASKS, PHASES, PREDICTED
 from scripts.cohort.split import SECTIONS
 from scripts.storage import write_json
 
 FILE_KEYS = tuple(f"{kind}_{phase}" for phase in PHASES for kind in ("image", "mask"))
-MASKS = "masks"  # folder beside a datalist that holds the predicted masks
 PHASE_KEYS = tuple(f"{kind}_{phase}" for phase in PHASES for kind in ("frame", "basal_slice"))
 
 
 def datalist_item(row: Mapping[str, Any]) -> dict[str, Any]:
     """One subject of the datalist, from its row of the examination."""
-    return {key: row[key] for key in ("subject", "mask", *FILE_KEYS, *PHASE_KEYS, *VOLUMES, *DERIVED, *AREAS)}
+    item = {key: row[key] for key in ("subject", "mask", *FILE_KEYS, *PHASE_KEYS, *VOLUMES, *DERIVED, *AREAS)}
+    return item | {key: row[key] for key in CARDIAC_OUTPUT if key in row}
 
 
 def write_datalist(path: str | os.PathLike, rows: Sequence[Mapping[str, Any]], sections: Mapping[str, str]) -> None:

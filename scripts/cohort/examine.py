@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,8 @@ from tqdm import tqdm
 
 from scripts.cohort.attributes import areas, basal_slices, base_is_first, derived, volumes
 from scripts.cohort.layout import (
+    MASK_TRUST,
     PHASES,
-    PREDICTED,
     PhaseFiles,
     SubjectError,
     frame_time,
@@ -62,8 +63,8 @@ def examine_subject(folder: Path, rules: QualityRules, masks_dir: str | os.PathL
 
     Returns:
         ``subject``, ``status`` (``included`` or ``excluded``), ``reason``, ``warnings`` and, as far as the examination
-        came, files (relative to the dataset, or to ``masks_dir``), kind of mask, slices, voxel size (mm), volumes (mL),
-        derived values and areas (cm²); of a cine, heart rate (1/min) and cardiac output (L/min).
+        came, files (relative to the dataset, or to ``masks_dir``), the less trusted kind of mask, slices, voxel size
+        (mm), volumes (mL), derived values and areas (cm²); of a cine, heart rate (1/min) and cardiac output (L/min).
     """
     row: dict[str, Any] = {"subject": folder.name, "status": "excluded", "reason": "", "warnings": []}
     with warnings.catch_warnings(record=True) as caught:
@@ -84,7 +85,7 @@ def measure(folder: Path, rules: QualityRules, row: dict[str, Any], masks_dir: s
         SubjectError: with the reason why the subject cannot be used; what was measured before stays in the row.
     """
     files = phase_files(folder, masks_dir)
-    row["mask"] = PREDICTED if PREDICTED in kinds(files) else kinds(files)[0]
+    row["mask"] = max((phase.mask_kind for phase in files.values()), key=MASK_TRUST.index)
     masks, affines, spacing = {}, {}, {}
     for phase in PHASES:
         row |= {f"{kind}_{phase}": f"{folder.name}/{getattr(files[phase], kind).name}" for kind in ("image", "mask")}
@@ -105,11 +106,6 @@ def measure(folder: Path, rules: QualityRules, row: dict[str, Any], masks_dir: s
     row["handedness"] = handedness(affines["ED"], base_is_first(masks))
     slices = basal_slices(masks, rules.min_pixels)
     row |= {f"basal_slice_{phase}": slices[phase] for phase in PHASES} | areas(masks, slices, spacing["ED"])
-
-
-def kinds(files: Mapping[str, PhaseFiles]) -> list[str]:
-    """Which kinds of masks a subject has."""
-    return [phase.mask_kind for phase in files.values()]
 
 
 def cardiac_output(stroke_volume: float, files: PhaseFiles) -> dict[str, float]:
@@ -162,3 +158,12 @@ def check_phases(spacing: Mapping[str, tuple[float, ...]], volume: Mapping[str, 
         raise SubjectError(
             f"LVESV ({volume['LVESV']:.1f} mL) exceeds LVEDV ({volume['LVEDV']:.1f} mL): ED and ES look exchanged"
         )
+
+
+def group_reasons(rows: Sequence[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
+    """Excluded rows whose reasons differ in numbers only, most frequent kind first."""
+    kinds: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        if row["status"] == "excluded":
+            kinds.setdefault(re.sub(r"\d+(\.\d+)?", "#", row["reason"]), []).append(row)
+    return sorted(kinds.values(), key=len, reverse=True)

@@ -15,13 +15,18 @@ import nibabel as nib
 import numpy as np
 from nibabel.openers import ImageOpener
 from numpy.typing import DTypeLike
+from scipy.ndimage import median_filter
 
-from scripts.storage import atomic_path
+from scripts.storage import atomic_path, file_state
 
 PHASES = ("ED", "ES")
 LABELS = {"LV": 1, "Myo": 2, "RV": 3}
+MASKS = "masks"  # folder beside a datalist, or in a folder of results, that holds the predicted masks
 MASK_KINDS = {"label": "manual", "seg": "automatic"}  # by prefix; manual masks are preferred
 PREDICTED = "predicted"  # a mask that this bundle made, kept apart from the scans
+MASK_TRUST = (*MASK_KINDS.values(), PREDICTED)  # the most trusted first
+CINE_FRAMES = 10  # fewer than these are no cine whose volume changes little from frame to frame
+VOXEL_SIZES = (0.2, 60.0)  # mm; beyond, the unit is another or the header is broken
 EXPECTED_LAYOUT = (
     "expected one folder per subject with sa_ED.nii.gz, sa_ES.nii.gz and their masks label_sa_*.nii.gz or "
     "seg_sa_*.nii.gz, or the cine sa.nii.gz with seg_sa.nii.gz"
@@ -49,11 +54,12 @@ class PhaseFiles:
     mask_kind: str = "manual"
 
 
-def find_subjects(dataset_dir: str | os.PathLike) -> list[Path]:
+def find_subjects(dataset_dir: str | os.PathLike, output_dir: str | os.PathLike | None = None) -> list[Path]:
     """List the folders of a UKBB-format tree, sorted by name; one without a scan is a subject that has none.
 
     Args:
         dataset_dir: the folder that holds one folder per subject.
+        output_dir: folder of results, which is no subject where it lies in the dataset; neither are its masks.
 
     Raises:
         FileNotFoundError: when the folder is missing or holds no subject; the message says what was found instead.
@@ -62,6 +68,10 @@ def find_subjects(dataset_dir: str | os.PathLike) -> list[Path]:
     if not root.is_dir():
         raise FileNotFoundError(f"dataset_dir '{root}' is not a folder; {EXPECTED_LAYOUT}.")
     folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    if output_dir is not None:
+        results = Path(output_dir).resolve()
+        own = {results / MASKS, results, *results.parents}
+        folders = [folder for folder in folders if folder.resolve() not in own]
     if not any(any(folder.glob("*sa*.nii.gz")) for folder in folders):
         entries = sorted(path.name for path in root.iterdir())
         found = ", ".join(entries[:5]) + (f" and {len(entries) - 5} more" if len(entries) > 5 else "")
@@ -95,6 +105,8 @@ def phase_files(folder: Path, masks_dir: str | os.PathLike | None = None) -> dic
     if mask.ndim != 4 or mask.shape[-1] < 2:
         raise SubjectError(f"{cine.mask.name} has shape {mask.shape}; a cine mask needs 4 axes and at least 2 frames")
     lv_voxels = np.count_nonzero(mask == LABELS["LV"], axis=(0, 1, 2))
+    if cine.mask_kind == PREDICTED and len(lv_voxels) >= CINE_FRAMES:
+        lv_voxels = median_filter(lv_voxels, 3, mode="wrap")  # a network may fail in a single frame
     segmented = np.flatnonzero(lv_voxels)  # frames that nobody segmented are not of zero volume
     if len(segmented) < 2 or segmented[0] != 0:
         raise SubjectError(f"{cine.mask.name} needs an LV cavity in frame 0 (ED) and in a later frame (ES)")
@@ -130,11 +142,29 @@ def predicted_mask(masks_dir: str | os.PathLike, scan: Path) -> Path:
     return Path(masks_dir) / scan.parent.name / f"seg_{scan.name}"
 
 
+def mask_origin(scan: Path, network: str) -> str:
+    """What a predicted mask depends on, short enough for a NIfTI header: the network and the scan's size and time."""
+    return "segmented {:.12} {} {}".format(network, *file_state(scan))
+
+
+def read_origin(mask: Path) -> str:
+    """What a predicted mask says that it was made from; nothing where there is none that can be read."""
+    try:
+        return nib.load(mask).header["descrip"].item().decode()
+    except (OSError, nib.filebasedimages.ImageFileError):
+        return ""
+
+
+def is_of(mask: Path, scan: Path) -> bool:
+    """Whether a predicted mask was made from a scan as it is now."""
+    return read_origin(mask).split()[2:] == mask_origin(scan, "").split()[1:]
+
+
 def _located(scan: Path, masks_dir: str | os.PathLike | None) -> PhaseFiles:
     mask = given_mask(scan)
     if mask is not None:
         return PhaseFiles(scan, mask, mask_kind=MASK_KINDS[mask.name.split("_")[0]])
-    if masks_dir is not None and predicted_mask(masks_dir, scan).exists():
+    if masks_dir is not None and is_of(predicted_mask(masks_dir, scan), scan):
         return PhaseFiles(scan, predicted_mask(masks_dir, scan), mask_kind=PREDICTED)
     expected = " or ".join(f"{prefix}_{scan.name}" for prefix in MASK_KINDS)
     raise SubjectError(
@@ -211,9 +241,13 @@ def open_scan(path: str | os.PathLike) -> nib.Nifti1Image:
     unit = image.header.get_xyzt_units()[0]
     if unit not in ("mm", "unknown"):
         raise SubjectError(f"{Path(path).name} gives its voxel size in {unit}; expected mm")
-    size = stored["pixdim"][1:4]  # as stored: nibabel reads a zero as 1 mm, and every volume would be wrong
-    if not (np.isfinite(size) & (size != 0)).all():
-        raise SubjectError(f"{Path(path).name} has voxel size {size.tolist()} mm; expected three numbers above 0")
+    size = np.abs(stored["pixdim"][1:4])  # as stored: nibabel reads a zero as 1 mm, and every volume would be wrong
+    if not ((size >= VOXEL_SIZES[0]) & (size <= VOXEL_SIZES[1])).all():  # neither is NaN
+        listed = ", ".join(f"{value:.4g}" for value in size)
+        raise SubjectError(
+            f"{Path(path).name} has voxel size {listed}; expected three numbers from {VOXEL_SIZES[0]:g} to "
+            f"{VOXEL_SIZES[1]:g} in mm"
+        )
     return image
 
 

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import os
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from scripts.cohort.attributes import AREAS, CARDIAC_OUTPUT, DERIVED, VOLUMES
-from scripts.cohort.datalist import FILE_KEYS, MASKS, PHASE_KEYS, write_datalist
-from scripts.cohort.examine import examine_all, explained
-from scripts.cohort.layout import PHASES, find_subjects
+from scripts.cohort.attributes import AREAS, CARDIAC_OUTPUT, DERIVED, UNITS, VOLUMES
+from scripts.cohort.datalist import FILE_KEYS, PHASE_KEYS, write_datalist
+from scripts.cohort.examine import explained, group_reasons
+from scripts.cohort.journal import examine_changed
+from scripts.cohort.layout import MASKS, PHASES, find_subjects
 from scripts.cohort.quality import QualityRules
 from scripts.cohort.split import split_by_column, split_subjects
 from scripts.segmentation.missing import segment_missing
-from scripts.storage import file_state, output_folder, read_csv, write_csv
+from scripts.storage import output_folder, read_csv, write_csv
 
 COLUMNS = (
     *("subject", "status", "reason", "mask"),
@@ -32,9 +30,7 @@ COLUMNS = (
     *CARDIAC_OUTPUT,
     *AREAS,
 )
-UNITS = {"LVEF": "%", "RVEF": "%", "LVM": "g"}
 RESERVED = {*COLUMNS, *FILE_KEYS, *PHASE_KEYS, "warnings"}
-EXAMINATION = 3  # raise it when rows are made in another way, so that no row of an older journal is reused
 
 
 def prepare(
@@ -69,8 +65,8 @@ def prepare(
         FileNotFoundError: when there is no subject, or no such user table.
         ValueError: when no subject can be used, or the user table does not fit.
     """
-    folders = find_subjects(dataset_dir)
     target = output_folder(output_dir)
+    folders = find_subjects(dataset_dir, target)
     table = read_user_table(dataset_dir, user_table)
     workers = workers or os.cpu_count()
     unsegmented = segment_missing(folders, target / MASKS, segmentation, device, workers) if segmentation else {}
@@ -122,44 +118,6 @@ def read_user_table(dataset_dir: str | os.PathLike, path: str | os.PathLike | No
     return {row.pop("subject"): {renamed[column]: value for column, value in row.items()} for row in map(dict, rows)}
 
 
-def examine_changed(folders: list[Path], rules: QualityRules, target: Path, workers: int) -> list[dict[str, Any]]:
-    """Examine the subjects whose files changed since the last run; the others come from the journal.
-
-    The journal gets a line as soon as a subject is done, so that an interrupted run goes on where it stopped.
-    """
-    journal, masks_dir = target / "examined.jsonl", target / MASKS
-    keys = {folder: fingerprint(folder, rules, masks_dir) for folder in folders}
-    known = read_journal(journal)
-    changed = [folder for folder in folders if keys[folder] not in known]
-    with open(journal, "a") as file:
-        for folder, row in zip(changed, examine_all(changed, rules, workers, masks_dir), strict=True):
-            known[keys[folder]] = row
-            # The newline comes first, so that a line torn by a kill cannot spoil the one after it.
-            file.write("\n" + json.dumps({"key": keys[folder], "row": row}))
-            file.flush()
-    return [known[keys[folder]] for folder in folders]
-
-
-def fingerprint(folder: Path, rules: QualityRules, masks_dir: Path) -> str:
-    """What a subject's row depends on: its files' names, sizes and times, the rules, and how it is examined."""
-    found = [*sorted(folder.glob("*sa*.nii.gz")), *sorted((masks_dir / folder.name).glob("*sa*.nii.gz"))]
-    files = [(path.name, *file_state(path)) for path in found]
-    return json.dumps([EXAMINATION, folder.name, files, asdict(rules)])
-
-
-def read_journal(path: Path) -> dict[str, dict[str, Any]]:
-    """Read the journal; a line torn by a kill is dropped."""
-    known = {}
-    if path.exists():
-        for line in path.read_text().splitlines():
-            try:
-                entry = json.loads(line)
-                known[entry["key"]] = entry["row"]
-            except (json.JSONDecodeError, KeyError, TypeError):
-                continue
-    return known
-
-
 def print_summary(rows: Sequence[Mapping[str, Any]], target: Path) -> None:
     """Print how many subjects were found, included and excluded, why, and the attributes' mean and SD."""
     included = [row for row in rows if row["status"] == "included"]
@@ -176,7 +134,7 @@ def print_summary(rows: Sequence[Mapping[str, Any]], target: Path) -> None:
     for name in (*VOLUMES, *DERIVED):
         values = np.array([row[name] for row in included])
         if values.size > 1:
-            print(f"  {name:>7} {values.mean():6.1f} ± {values.std(ddof=1):.1f} {UNITS.get(name, 'mL')}")
+            print(f"  {name:>7} {values.mean():6.1f} ± {values.std(ddof=1):.1f} {UNITS[name]}")
     print(f"Written: {target / 'cohort.csv'}" + (f", {target / 'datalist.json'}" if included else ""))
 
 
@@ -185,12 +143,3 @@ def mirror_images(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     signs = Counter(row["handedness"] for row in rows)
     rare = signs.most_common()[-1][0] if len(signs) > 1 else None
     return [row["subject"] for row in rows if row["handedness"] == rare]
-
-
-def group_reasons(rows: Sequence[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
-    """Excluded rows whose reasons differ in numbers only, most frequent kind first."""
-    kinds: dict[str, list[Mapping[str, Any]]] = {}
-    for row in rows:
-        if row["status"] == "excluded":
-            kinds.setdefault(re.sub(r"\d+(\.\d+)?", "#", row["reason"]), []).append(row)
-    return sorted(kinds.values(), key=len, reverse=True)

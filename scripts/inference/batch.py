@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from monai.engines import SupervisedEvaluator
 
-from scripts.cohort.prepare import group_reasons
+from scripts.cohort.examine import group_reasons
 from scripts.inference.items import Subjects
 from scripts.inference.records import Records
 from scripts.inference.writers import ResultsWriter
@@ -30,13 +31,21 @@ def infer(evaluator: SupervisedEvaluator, writer: ResultsWriter, subjects: Subje
     try:
         if remaining:
             evaluator.run()
-    finally:
-        failed = [{"subject": failure.subject, "reason": failure.reason} for failure in writer.failures]
-        excluded = [*subjects.excluded, *failed]
-        results = writer.records.gather(subjects.items, excluded)
-        print_summary(results, writer.written, excluded, writer.records)
-    if excluded:
+    except BaseException:
+        with suppress(OSError):  # such as of a full disk, of which the first error tells more
+            finish(writer, subjects)
+        raise
+    if finish(writer, subjects):
         raise SystemExit(INCOMPLETE)
+
+
+def finish(writer: ResultsWriter, subjects: Subjects) -> int:
+    """Write the tables and print the summary; returns how many subjects have no result."""
+    failed = [{"subject": failure.subject, "reason": failure.reason} for failure in writer.failures]
+    excluded = [*subjects.excluded, *failed]
+    results = writer.records.gather(subjects.items, excluded)
+    print_summary(results, writer.written, excluded, writer.records)
+    return len(excluded)
 
 
 def print_summary(results: int, new: int, excluded: Sequence[Mapping[str, Any]], records: Records) -> None:

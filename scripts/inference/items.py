@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 
 import torch
 
-from scripts.cohort.datalist import FILE_KEYS, MASKS, check_files, check_items, locate, read_datalist
+from scripts.cohort.datalist import FILE_KEYS, check_files, check_items, locate, read_datalist
 from scripts.cohort.examine import explained
-from scripts.cohort.layout import find_subjects
-from scripts.cohort.prepare import examine_changed
+from scripts.cohort.journal import examine_changed
+from scripts.cohort.layout import MASKS, find_subjects
 from scripts.cohort.quality import QualityRules
 from scripts.cohort.split import SECTIONS
 from scripts.segmentation.missing import segment_missing
@@ -66,8 +66,7 @@ def find_items(
     if section:
         raise ValueError(f"section '{section}' is one of a datalist: name that with --datalist too.")
     target = output_folder(output_dir)
-    within = {target.resolve(), *target.resolve().parents}  # results inside the dataset are no subject
-    folders = [folder for folder in find_subjects(dataset_dir) if folder.resolve() not in within]
+    folders = find_subjects(dataset_dir, target)
     workers = workers or os.cpu_count() or 1
     unsegmented = segment_missing(folders, target / MASKS, segmentation, device, workers) if segmentation else {}
     rows = examine_changed(folders, QualityRules(**(rules or {})), target, workers)

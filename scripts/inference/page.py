@@ -21,13 +21,13 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from PIL import Image
 
-from scripts.cohort.attributes import AREAS
+from scripts.calibration.calibration import PERCENTILES
+from scripts.calibration.novelty import Novelty
+from scripts.calibration.volumes import Estimate
+from scripts.cohort.attributes import UNITS
 from scripts.cohort.layout import PREDICTED
 from scripts.figures import DIFFERENCE_LIMIT, LARGE, NORMAL, SMALL, WIDTH, attribute_name
-from scripts.inference.calibration import PERCENTILES
-from scripts.inference.novelty import Novelty
 from scripts.inference.results import Result
-from scripts.inference.volumes import Estimate
 from scripts.storage import atomic_path
 
 DPI = 120
@@ -41,9 +41,18 @@ ROOM = 1.35  # what an axis shows, in parts of the largest value of the distribu
 ESTIMATE, INK = "tab:blue", "black"
 BANDS = (((2.5, 97.5), "0.86"), ((25, 75), "0.68"))  # percentiles of the cohort, and their gray
 COLUMNS = ("scan", "reconstruction", "difference")
-UNITS = {"LVEF": "%", "RVEF": "%", "LVM": "g", **dict.fromkeys(AREAS, "cm²")}
+INDICATORS = {
+    "error_ED": "reconstruction error at ED",
+    "error_ES": "reconstruction error at ES",
+    "kl": "divergence of the code",
+    "code": "distance of the code",
+    "motion": "like motion",
+    "inverted": "like inverted contrast",
+    "mirrored": "like a mirror image",
+    "swapped": "like ED and ES exchanged",
+    "other_slice": "like another slice",
+}
 FROM_MASKS = ("LVEF", "RVEF", "LVSV", "RVSV", "LVM", "HR", "LVCO")
-MASK_UNITS = {**UNITS, "HR": "/min", "LVCO": "L/min"}
 
 
 class Page:
@@ -150,7 +159,7 @@ class Strips:
 
     def __init__(self, page: Page, quantiles: Mapping[str, np.ndarray | None], level: float) -> None:
         self.rows: list[Strip] = []
-        top, units = TOP + 0.05, {name: UNITS.get(name, "mL") for name in quantiles}
+        top, units = TOP + 0.05, {name: UNITS[name] for name in quantiles}
         for unit in dict.fromkeys(units.values()):
             names = [name for name in quantiles if units[name] == unit]
             height = ROW * len(names)
@@ -170,7 +179,7 @@ class Strips:
     @staticmethod
     def height(names: Collection[str]) -> float:
         """Inches that the rows, the axes below them and the legend take."""
-        return ROW * len(names) + AXIS * len({UNITS.get(name, "mL") for name in names}) if names else 0.0
+        return ROW * len(names) + AXIS * len({UNITS[name] for name in names}) if names else 0.0
 
     def moving(self) -> list[Artist]:
         """What differs between two pages."""
@@ -262,7 +271,7 @@ def legend_handles(level: float) -> list[Artist]:
 def mask_sentence(item: Mapping[str, Any]) -> str:
     """What the masks tell beyond the attributes that are drawn, and where they are from."""
     known = [
-        f"{name} {item[name]:.{1 if name == 'LVCO' else 0}f} {MASK_UNITS.get(name, 'mL')}"
+        f"{name} {item[name]:.{1 if name == 'LVCO' else 0}f} {UNITS[name]}"
         for name in FROM_MASKS
         if item.get(name) is not None
     ]
@@ -278,11 +287,12 @@ def range_sentence(result: Result) -> str:
         return "No calibration: volumes are not estimated, and the range is not checked (run calibrate)."
     unusual = f"more unusual than {math.floor(novelty.percentile)}% of known scans"
     if novelty.out_of_range:
-        return f"OUT OF RANGE, do not rely on the numbers: {unusual}\n({causes(novelty, 4)})"
-    return f"In range: {unusual} ({causes(novelty, 2)})"
+        return f"OUT OF RANGE, do not rely on the estimates: {unusual}\n({causes(novelty)})"
+    return f"In range: {unusual}"
 
 
-def causes(novelty: Novelty, count: int) -> str:
+def causes(novelty: Novelty, count: int = 3) -> str:
     """The indicators of the highest percentiles, rounded down: no scan is at percentile 100."""
     highest = sorted(novelty.percentiles.items(), key=lambda pair: -pair[1])[:count]
-    return "highest percentiles: " + ", ".join(f"{name.replace('_', ' ')} {math.floor(v)}" for name, v in highest)
+    listed = (f"{INDICATORS.get(name, name)} {math.floor(value)}" for name, value in highest)
+    return "highest percentiles: " + ", ".join(listed)

@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -38,16 +37,17 @@ class Records:
         """Make the folder one of these settings.
 
         Args:
-            overwrite: remove all results that lie there.
+            overwrite: remove the results of other settings that lie there.
 
         Raises:
             ValueError: when it holds results of others, naming the differences.
             PermissionError, NotADirectoryError: when it cannot be written to.
         """
         output_folder(self.folder)
-        present = [path.parent for path in self.folder.glob(f"*/{RECORD}")]
-        for folder in present if overwrite else ():
-            self.discard(folder.name)
+        present = list(self.folder.glob(f"*/{RECORD}"))
+        for path in present if overwrite else ():
+            if self.content(path).get("run") != self.run:  # those of this run stay, should it have been interrupted
+                self.discard(path.parent.name)
         if present and not overwrite and (self.folder / SETTINGS).exists():
             self.refuse_other_settings(json.loads((self.folder / SETTINGS).read_text()))
         write_json(self.folder / SETTINGS, self.settings)
@@ -68,17 +68,23 @@ class Records:
 
     def read(self, item: Mapping[str, Any]) -> dict[str, Any] | None:
         """A subject's record; None where there is none of this state of its files and of this run's settings."""
-        try:
-            record = json.loads((self.folder / item["subject"] / RECORD).read_text())
-        except (OSError, json.JSONDecodeError):
-            return None
+        record = self.content(self.folder / item["subject"] / RECORD)
         return record if (record.get("state"), record.get("run")) == (item["state"], self.run) else None
 
+    @staticmethod
+    def content(path: Path) -> dict[str, Any]:
+        """What a record says; nothing where there is none that can be read."""
+        try:
+            record = json.loads(path.read_text())
+        except (OSError, ValueError):
+            return {}
+        return record if isinstance(record, dict) else {}
+
     def begin(self, item: Mapping[str, Any]) -> Path:
-        """A subject's folder, made, and without the record of what is about to be replaced."""
+        """A subject's folder, made, and without what is about to be replaced."""
+        self.discard(item["subject"])
         folder = self.folder / item["subject"]
         folder.mkdir(exist_ok=True)
-        (folder / RECORD).unlink(missing_ok=True)
         return folder
 
     def write(self, item: Mapping[str, Any], rows: Mapping[str, Mapping[str, Any]]) -> None:
@@ -96,11 +102,9 @@ class Records:
     def gather(self, items: Sequence[Mapping[str, Any]], excluded: Sequence[Mapping[str, str]]) -> int:
         """Write ``codes.csv``, ``attributes.csv`` and ``excluded.csv``; returns the number of results.
 
-        Only one record at a time is in memory. A subject without a result keeps none of an earlier one.
+        Only one record at a time is in memory. Files of subjects that are excluded now are left as they are: what
+        excludes them may pass, such as a share that is not mounted.
         """
-        for row in excluded:
-            with suppress(OSError):  # a folder that cannot be written to is why some have no result
-                self.discard(row["subject"])
         write_csv(self.folder / "excluded.csv", excluded, ("subject", "reason"))
         first = next(self.records(items), {})
         for table in TABLES:

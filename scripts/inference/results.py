@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from monai.utils.enums import CommonKeys as Keys
 
+from scripts.calibration.calibration import FILE, Calibration
+from scripts.calibration.novelty import Novelty
+from scripts.calibration.volumes import Estimate
 from scripts.checkpoint import fingerprint
 from scripts.cohort.attributes import DERIVED, VOLUMES
 from scripts.cohort.layout import SubjectError
 from scripts.engines import CODES, LOG_VARIANCES
-from scripts.inference.calibration import FILE, Calibration
-from scripts.inference.novelty import Novelty
-from scripts.inference.volumes import Estimate
 
 
 @dataclass(frozen=True)
@@ -41,22 +41,36 @@ class Result:
     novelty: Novelty | None = None
 
 
-def find_calibration(ckpt_path: str | os.PathLike, checkpoint: str) -> Calibration | None:
+def find_calibration(
+    ckpt_path: str | os.PathLike, checkpoint: str, phases: Sequence[str], attributes: Sequence[str]
+) -> Calibration | None:
     """The calibration beside a checkpoint; None, with a warning that says what to do, where there is none of it.
 
     Args:
         ckpt_path: the checkpoint.
         checkpoint: its SHA-256.
+        phases, attributes: those of the inference.
+
+    Raises:
+        ValueError: when the calibration knows other phases or attributes.
     """
     path = Path(ckpt_path).with_name(FILE)
     try:
-        return Calibration.read(path, checkpoint)
+        calibration = Calibration.read(path, checkpoint)
     except (FileNotFoundError, ValueError) as error:
         print(
             f"Warning: {error} (with the overlays of the training). Until then there are codes and pictures, but no "
             "estimates in mL and no check of the range."
         )
         return None
+    asked = {"phases": list(phases), "attributes": list(attributes)}
+    for name, values in asked.items():
+        if calibration.settings[name] != values:
+            raise ValueError(
+                f"calibration '{path}' is for {name} {', '.join(calibration.settings[name])}, not for "
+                f"{', '.join(values)}; use the configs and overlays of the training."
+            )
+    return calibration
 
 
 def calibration_hash(ckpt_path: str | os.PathLike, calibration: Calibration | None) -> str | None:

@@ -9,8 +9,8 @@ from typing import Any
 
 from ignite.engine import Engine, Events
 
+from scripts.calibration.calibration import Calibration
 from scripts.cohort.layout import SubjectError, write_like
-from scripts.inference.calibration import Calibration
 from scripts.inference.loading import FAILURES, Failure
 from scripts.inference.page import Page
 from scripts.inference.records import Records

@@ -49,9 +49,11 @@ def without_partial_base(mask: np.ndarray, least: float) -> np.ndarray:
         mask: a predicted mask.
         least: area of the RV's most basal slice by that of the slice after it; below it, the RV is left out there.
     """
+    if base_ratio(mask) >= least:
+        return mask
     mask = mask.copy()
-    while base_ratio(mask) < least:
-        mask[..., rv_slices(mask)[0]][mask[..., rv_slices(mask)[0]] == LABELS["RV"]] = 0
+    section = mask[..., rv_slices(mask)[0]]
+    section[section == LABELS["RV"]] = 0
     return mask
 
 

@@ -7,16 +7,25 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import nibabel as nib
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from scripts.checkpoint import fingerprint
-from scripts.cohort.layout import SubjectError, find_scans, given_mask, predicted_mask, read_scan, write_like
+from scripts.cohort.layout import (
+    SubjectError,
+    find_scans,
+    given_mask,
+    mask_origin,
+    predicted_mask,
+    read_origin,
+    read_scan,
+    write_like,
+)
 from scripts.segmentation.segmenter import load_segmenter
-from scripts.storage import file_state
+
+READERS = 4  # more cines at a time than these only fill the memory: the network is slower
 
 
 class Scan(NamedTuple):
@@ -54,19 +63,20 @@ def segment_missing(
         FileNotFoundError, ValueError: for weights that cannot be used.
     """
     scans = [scan for folder in folders for scan in scans_without_mask(folder, masks_dir)]
-    if not scans:
-        return {}
     network = fingerprint(weights)
-    waiting = [scan for scan in scans if origin_of(scan.mask) != origin(scan.image, network)]
+    waiting = [scan for scan in scans if read_origin(scan.mask) != mask_origin(scan.image, network)]
+    if not waiting:
+        return {}
     segmenter = load_segmenter(weights, device)
-    loader = DataLoader(_Scans(waiting), batch_size=None, num_workers=min(workers, len(waiting)))
+    ahead = min(workers, len(waiting), READERS)
+    loader = DataLoader(_Scans(waiting), batch_size=None, num_workers=ahead, prefetch_factor=1 if ahead else None)
     reasons: dict[str, str] = {}
-    for scan, content in zip(waiting, tqdm(loader, "segment", unit="scan", disable=not waiting), strict=True):
+    for scan, content in zip(waiting, tqdm(loader, "segment", unit="scan"), strict=True):
         if isinstance(content, str):
             reasons.setdefault(scan.subject, content)
             continue
         scan.mask.parent.mkdir(parents=True, exist_ok=True)
-        write_like(scan.mask, segmenter(*content), scan.image, origin(scan.image, network))
+        write_like(scan.mask, segmenter(*content), scan.image, mask_origin(scan.image, network))
     return reasons
 
 
@@ -76,19 +86,6 @@ def scans_without_mask(folder: Path, masks_dir: str | os.PathLike) -> list[Scan]
         return [Scan(image, predicted_mask(masks_dir, image)) for image in find_scans(folder) if not given_mask(image)]
     except SubjectError:
         return []
-
-
-def origin(image: Path, network: str) -> str:
-    """What a predicted mask depends on, short enough for a NIfTI header: the network and the scan's size and time."""
-    return "segmented {:.12} {} {}".format(network, *file_state(image))
-
-
-def origin_of(mask: Path) -> str:
-    """What a predicted mask says that it was made from; nothing where there is none that can be read."""
-    try:
-        return nib.load(mask).header["descrip"].item().decode()
-    except (OSError, nib.filebasedimages.ImageFileError):
-        return ""
 
 
 class _Scans(Dataset):

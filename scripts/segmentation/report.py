@@ -130,8 +130,10 @@ def contour_sections(image: np.ndarray, mask: np.ndarray, predicted: np.ndarray,
     low, high = np.percentile(image, (1, 99))
     for part in HEIGHTS.values():
         z = slices[round(part * (len(slices) - 1))]
-        gray = np.clip((image[..., z] - low) / (high - low), 0, 1)
-        views.append((*(volume[box].T for volume in (gray, mask[..., z], predicted[..., z])), voxel[1] / voxel[0]))
+        gray = np.uint8(255 * np.clip((image[..., z] - low) / (high - low), 0, 1))
+        # Copies: a view would keep the whole volume in memory.
+        cut = (volume[box].T.copy() for volume in (gray, mask[..., z], predicted[..., z]))
+        views.append((*cut, voxel[1] / voxel[0]))
     return views
 
 
@@ -143,7 +145,7 @@ def contour_figure(rows: Sequence[tuple[str, list]]) -> Figure:
         axis.set_title(name)
     for row, (title, views) in zip(axes, rows, strict=True):
         for axis, (gray, mask, predicted, aspect) in zip(row, views, strict=True):
-            axis.imshow(gray, cmap="gray", vmin=0, vmax=1, aspect=aspect)
+            axis.imshow(gray, cmap="gray", vmin=0, vmax=255, aspect=aspect)
             for structure, color in COLORS.items():
                 for labels, style in ((mask, "dotted"), (predicted, "solid")):
                     region = labels == LABELS[structure]

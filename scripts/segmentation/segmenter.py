@@ -37,7 +37,7 @@ class Segmenter:
     Args:
         network: slices (Z, 1, H, W) to scores (Z, 4, H, W) of background, LV, myocardium, RV; H and W are multiples of
             ``divisor``.
-        scale: brings the intensities of slices (Z, 1, H, W) to those that the network knows.
+        scale: brings the intensities of slices (Z, X, Y) to those that the network knows.
         spacing: pixel size in mm that the network knows; None leaves pixels as they are.
         divisor: what height and width are padded to a multiple of.
         min_size: what height and width are padded to at least.
@@ -70,7 +70,8 @@ class Segmenter:
         volume = torch.as_tensor(scan, dtype=torch.float32)
         if volume.ndim == 4:
             return np.stack([self(frame, voxel) for frame in volume.movedim(-1, 0)], axis=-1)
-        slices = self.scale(to_slices(volume[None], voxel, self.spacing))
+        scaled = self.scale(volume.movedim(-1, 0)).movedim(0, -1)  # slices are the channels here
+        slices = to_slices(scaled[None], voxel, self.spacing)
         scores = resized(self.scores(slices), volume.shape[:2])
         labels = scores.argmax(1).movedim(0, -1).to(torch.uint8).numpy()
         return without_partial_base(mended(labels), self.base_ratio)
@@ -114,7 +115,7 @@ def load_segmenter(path: str | os.PathLike, device: str | torch.device = "cpu") 
         options = {"spacing": spacing, "base_ratio": content["base_ratio"]}
     else:
         unet, weights = ZOO_UNET, content.get("model", content)
-        scale = ScaleIntensity(channel_wise=True)  # the slices are the channels here
+        scale = ScaleIntensity(channel_wise=True)
         options = {"spacing": None, "min_size": ZOO_SIZE}
     network = UNet(**unet)
     checkpoint.fit_weights(network, weights, path)

@@ -22,12 +22,12 @@ from monai.bundle import ConfigParser
 from monai.transforms import Compose
 from sklearn.metrics import roc_auc_score
 
+from scripts.calibration.calibration import FILE, Calibration
+from scripts.calibration.faults import towards_apex
+from scripts.calibration.novelty import Novelty
 from scripts.checkpoint import fingerprint
 from scripts.cohort.datalist import load_items
 from scripts.cohort.layout import PHASES
-from scripts.inference.calibration import FILE, Calibration
-from scripts.inference.faults import towards_apex
-from scripts.inference.novelty import Novelty
 from scripts.storage import write_json
 
 CONFIGS = Path(__file__).resolve().parents[2] / "bundle" / "configs"

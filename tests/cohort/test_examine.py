@@ -4,6 +4,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from scripts.cohort.datalist import datalist_item
 from scripts.cohort.examine import examine_subject
 from scripts.cohort.layout import write_volume
 from scripts.cohort.quality import QualityRules
@@ -61,3 +62,34 @@ def test_a_mended_affine_is_reported_once(folder):
 
 def test_rules_decide(folder):
     assert "at least 6 are needed" in examine_subject(folder, QualityRules())["reason"]
+
+
+def cine(folder, frame_time):
+    """Both phases of a subject as a cine of two frames."""
+    for kind in ("sa", "label_sa"):
+        volumes = [np.asanyarray(nib.load(folder / f"{kind}_{phase}.nii.gz").dataobj) for phase in ("ED", "ES")]
+        write_volume(folder / f"{kind}.nii.gz", np.stack(volumes, -1), AFFINE, frame_time)
+        for phase in ("ED", "ES"):
+            (folder / f"{kind}_{phase}.nii.gz").unlink()
+
+
+def test_cardiac_output_follows_from_the_time_of_a_heartbeat(folder):
+    cine(folder, frame_time=0.5)
+    row = examine_subject(folder, RULES)
+    assert row["status"] == "included", row["reason"]
+    assert row["HR"] == pytest.approx(60)
+    assert row["LVCO"] == pytest.approx(row["LVSV"] * 60 / 1000)
+    assert datalist_item(row)["LVCO"] == row["LVCO"]
+
+
+def test_a_heart_rate_that_no_heart_has_is_told_and_left_out(folder):
+    cine(folder, frame_time=0.001)
+    row = examine_subject(folder, RULES)
+    assert "HR" not in row
+    assert "30000" in row["warnings"][0] or "3e+04" in row["warnings"][0]
+
+
+def test_the_less_trusted_mask_is_named(folder):
+    assert examine_subject(folder, RULES)["mask"] == "manual"
+    (folder / "label_sa_ES.nii.gz").rename(folder / "seg_sa_ES.nii.gz")
+    assert examine_subject(folder, RULES)["mask"] == "automatic"

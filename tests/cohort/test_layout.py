@@ -9,6 +9,7 @@ import pytest
 from scripts.cohort.layout import (
     SubjectError,
     find_subjects,
+    frame_time,
     phase_files,
     read_image,
     read_mask,
@@ -164,3 +165,38 @@ def test_a_voxel_size_in_meters_is_refused(tmp_path, heart_mask):
     nib.save(scan, tmp_path / "sa_ED.nii.gz")
     with pytest.raises(SubjectError, match="voxel size in meter; expected mm"):
         read_image(tmp_path / "sa_ED.nii.gz")
+
+
+@pytest.mark.parametrize("size", [0.0018, 180.0, float("nan")])
+def test_a_voxel_size_that_no_scan_has_is_refused(size, tmp_path, heart_mask):
+    image = nib.Nifti1Image(heart_mask, np.eye(4))
+    image.header["pixdim"][1:4] = (size, size, 8)
+    nib.save(image, tmp_path / "sa.nii.gz")
+    with pytest.raises(SubjectError, match=r"expected three numbers from 0\.2 to 60 in mm"):
+        read_mask(tmp_path / "sa.nii.gz")
+
+
+def test_results_within_the_dataset_are_no_subject(tmp_path, heart_mask):
+    (tmp_path / "a").mkdir()
+    write_volume(tmp_path / "a" / "sa.nii.gz", heart_mask, np.eye(4))
+    (tmp_path / "output" / "masks").mkdir(parents=True)
+    (tmp_path / "masks").mkdir()
+    assert [folder.name for folder in find_subjects(tmp_path, tmp_path / "output")] == ["a", "masks"]
+    assert [folder.name for folder in find_subjects(tmp_path, tmp_path)] == ["a", "output"]
+
+
+@pytest.mark.parametrize(
+    ("step", "unit", "seconds"),
+    [(0.02, "sec", 0.02), (20, "msec", 0.02), (20, "unknown", 0.02), (0.02, "unknown", 0.02)],
+)
+def test_time_between_frames_is_in_seconds(step, unit, seconds, tmp_path, heart_mask):
+    image = nib.Nifti1Image(np.stack([heart_mask] * 3, -1), np.eye(4))
+    image.header.set_zooms((1, 1, 8, step))
+    image.header.set_xyzt_units("mm", unit)
+    nib.save(image, tmp_path / "sa.nii.gz")
+    assert frame_time(tmp_path / "sa.nii.gz") == pytest.approx(seconds)
+
+
+def test_a_volume_tells_no_time(tmp_path, heart_mask):
+    write_volume(tmp_path / "sa.nii.gz", heart_mask, np.eye(4))
+    assert np.isnan(frame_time(tmp_path / "sa.nii.gz"))

@@ -11,9 +11,10 @@ import pytest
 
 from scripts.cohort import examine
 from scripts.cohort.datalist import load_items
+from scripts.cohort.examine import group_reasons
 from scripts.cohort.layout import read_image, write_volume
 from scripts.cohort.phantom import FAILURES
-from scripts.cohort.prepare import group_reasons, prepare
+from scripts.cohort.prepare import prepare
 from scripts.storage import read_csv
 
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 
-from scripts.inference.calibration import PERCENTILES
+from scripts.calibration.calibration import PERCENTILES
 
 NAMES = ("LVEDV", "RVEDV", "MyoEDV", "LVESV", "RVESV", "MyoESV")
 
@@ -23,7 +23,7 @@ class FixedCalibration:
 
     def novelty(self, codes, log_variances, image, reconstruction):
         outside = bool(codes[0] > 1)
-        percentiles = {"reconstruction": 99.7 if outside else 60.0, "kl_divergence": 40.0}
+        percentiles = {"error_ED": 99.7 if outside else 60.0, "kl": 40.0}
         percentile = 99.6 if outside else 55.0
         return SimpleNamespace(percentiles=percentiles, score=1.0, percentile=percentile, out_of_range=outside)
 

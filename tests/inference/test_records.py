@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from scripts.inference.records import Records
+from scripts.inference.records import RECORD, Records
 from scripts.storage import read_csv
 
 ITEMS = [{"subject": name, "state": f"state of {name}"} for name in "abc"]
@@ -73,7 +73,7 @@ def test_tables_are_gathered_from_the_records(tmp_path):
     for table in ("codes", "attributes"):
         assert read_csv(tmp_path / f"{table}.csv") == [{"subject": "a", "x": "97"}, {"subject": "c", "x": "99"}]
     assert read_csv(tmp_path / "excluded.csv") == [{"subject": "b", "reason": "cut off"}]
-    assert not (tmp_path / "b").exists()  # its result was that of an earlier scan
+    assert (tmp_path / "b" / RECORD).exists()  # what excludes it may pass, and its result then holds again
 
 
 def test_tables_without_any_result_have_a_header(tmp_path):
@@ -81,3 +81,23 @@ def test_tables_without_any_result_have_a_header(tmp_path):
     kept.claim()
     assert kept.gather([], []) == 0
     assert (tmp_path / "codes.csv").read_text() == "subject\n"
+
+
+def test_overwriting_leaves_what_this_run_has_already_redone(tmp_path):
+    fill(records(tmp_path))
+    other = records(tmp_path, checkpoint="other")
+    other.claim(overwrite=True)
+    assert not list(tmp_path.glob(f"*/{RECORD}"))
+    other.begin(ITEMS[0])
+    other.write(ITEMS[0], {"codes": {}, "attributes": {}})
+    other.claim(overwrite=True)  # the same command again, after an interruption
+    assert other.read(ITEMS[0]) is not None
+
+
+def test_a_subject_begun_anew_keeps_nothing_of_the_old_result(tmp_path):
+    kept = records(tmp_path)
+    fill(kept)
+    page = tmp_path / "a" / "page.png"
+    page.touch()
+    kept.begin(ITEMS[0])
+    assert not page.exists()

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from scripts.cohort.layout import SubjectError
+from scripts.inference import results
 from scripts.inference.results import attribute_row, code_row, find_calibration, result_of
 from tests.inference.examples import NAMES, FixedCalibration, encoded, measured
 
@@ -18,7 +21,7 @@ def test_estimates_stand_beside_the_values_of_the_mask():
     row = attribute_row(result_of(measured(HR=60.0, LVCO=4.2), encoded(), FixedCalibration()), NAMES)
     assert (row["LVEDV"], row["LVEDV_low"], row["LVEDV_high"], row["LVEDV_mask"]) == ("100.5", "80.5", "120.5", "120")
     assert (row["mask"], row["LVEF_mask"], row["HR"], row["LVCO_mask"]) == ("manual", "58", "60", "4.2")
-    assert (row["out_of_range"], row["percentile"], row["percentile_kl_divergence"]) == (False, "55", "40")
+    assert (row["out_of_range"], row["percentile"], row["percentile_kl"]) == (False, "55", "40")
 
 
 def test_every_row_has_the_same_columns():
@@ -29,7 +32,7 @@ def test_every_row_has_the_same_columns():
 
 
 def test_without_a_calibration_there_are_no_estimates(tmp_path, capsys):
-    assert find_calibration(tmp_path / "model.pt", "0" * 64) is None
+    assert find_calibration(tmp_path / "model.pt", "0" * 64, ["ED"], NAMES) is None
     assert "'run calibrate' with train.json" in capsys.readouterr().out
     row = attribute_row(result_of(measured(), encoded(), None), NAMES)
     assert "LVEDV" not in row
@@ -40,3 +43,13 @@ def test_without_a_calibration_there_are_no_estimates(tmp_path, capsys):
 def test_numbers_that_are_not_finite_are_a_reason():
     with pytest.raises(SubjectError, match="not finite"):
         result_of(measured(), encoded() | {"codes": torch.tensor([float("nan")])}, None)
+
+
+def test_a_calibration_of_other_phases_or_attributes_is_refused(tmp_path, monkeypatch):
+    calibration = SimpleNamespace(settings={"phases": ["ED", "ES"], "attributes": list(NAMES)})
+    monkeypatch.setattr(results.Calibration, "read", lambda *_: calibration)
+    assert find_calibration(tmp_path / "model.pt", "0", ["ED", "ES"], NAMES) is calibration
+    with pytest.raises(ValueError, match="is for phases ED, ES, not for ED"):
+        find_calibration(tmp_path / "model.pt", "0", ["ED"], NAMES)
+    with pytest.raises(ValueError, match=r"is for attributes LVEDV, .*, not for LVEDV;"):
+        find_calibration(tmp_path / "model.pt", "0", ["ED", "ES"], NAMES[:1])

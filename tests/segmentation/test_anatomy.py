@@ -71,3 +71,12 @@ def test_the_usual_ratio_is_that_of_the_cohort(tmp_path, heart_mask):
     item = {f"mask_{phase}": tmp_path / f"{phase}.nii.gz" for phase in masks} | {"frame_ED": None, "frame_ES": None}
     assert usual_base_ratio([item], 0) == base_ratio(masks["ES"])
     assert usual_base_ratio([item], 100) == base_ratio(masks["ED"])
+
+
+def test_one_slice_at_most_is_left_out(heart_mask):
+    tapered = partial(partial(heart_mask, 0), 1)
+    tapered[:11, :, 0][tapered[:11, :, 0] == 3] = 0
+    assert base_ratio(tapered) < 0.9
+    kept = without_partial_base(tapered, 0.9)
+    assert not (kept[..., 0] == 3).any()
+    assert np.array_equal(kept[..., 1:], tapered[..., 1:])

@@ -7,6 +7,8 @@ import shutil
 import numpy as np
 import pytest
 
+from scripts import checkpoint
+from scripts.networks import VariationalAutoencoder
 from scripts.storage import read_csv
 from tests.test_bundle import bundle
 
@@ -49,3 +51,18 @@ def test_subjects_without_masks_are_prepared_by_it(segmented, phantoms, tmp_path
     included = [row for row in rows if row["status"] == "included"]
     assert len(included) >= 14, [row["reason"] for row in rows]
     assert {row["mask"] for row in included} == {"predicted"}
+
+
+@pytest.mark.slow
+def test_inference_takes_the_network_beside_the_model(segmented, phantoms, tmp_path):
+    scans = tmp_path / "scans"
+    for name in ("phantom0001", "phantom0006"):
+        shutil.copytree(phantoms / name, scans / name, ignore=shutil.ignore_patterns("seg_*", "label_*"))
+    sizes = {"channels": [8, 8, 8], "latent_dim": 8}
+    network = VariationalAutoencoder(2, (64, 64), norm=("group", {"num_groups": 8}), **sizes)
+    checkpoint.save(network.state_dict(), segmented / "model.pt")
+    paths = {"dataset_dir": str(scans), "output_dir": str(tmp_path / "out"), "ckpt_path": str(segmented / "model.pt")}
+    code, text = bundle("run", "inference.json", "compact.json", **paths, **sizes)
+    assert code == 0, text[-3000:]
+    assert [row["mask"] for row in read_csv(tmp_path / "out" / "attributes.csv")] == ["predicted"] * 2
+    assert len(list((tmp_path / "out").glob("phantom*/page.png"))) == 2

@@ -4,11 +4,14 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from scripts.cohort.layout import phase_files, write_volume
+from scripts.cohort.datalist import load_items
+from scripts.cohort.layout import SubjectError, phase_files, write_volume
 from scripts.cohort.prepare import prepare
+from scripts.inference.items import find_items
 from scripts.segmentation import missing
 from scripts.segmentation.missing import segment_missing
 from scripts.storage import read_csv
+from scripts.transforms import LoadSubjectd
 from tests.segmentation.test_segmenter import segmenter
 
 AFFINE = np.diag([1.5, 1.5, 9.0, 1.0])
@@ -74,6 +77,26 @@ def mask_times(folder):
     return [path.stat().st_mtime_ns for path in sorted((folder / "masks" / "one").iterdir())]
 
 
+def test_a_mask_of_an_earlier_scan_is_not_used(subject, weights, tmp_path, heart_mask):
+    segment_missing([subject], tmp_path / "masks", weights)
+    write_volume(subject / "sa_ED.nii.gz", heart_mask.astype(np.float32), AFFINE)
+    with pytest.raises(SubjectError, match=r"no mask for sa_ED\.nii\.gz"):
+        phase_files(subject, tmp_path / "masks")
+
+
+def test_a_torn_mask_is_made_again(subject, weights, tmp_path):
+    segment_missing([subject], tmp_path / "masks", weights)
+    (tmp_path / "masks" / "one" / "seg_sa_ED.nii.gz").write_bytes(b"torn")
+    segment_missing([subject], tmp_path / "masks", weights)
+    assert phase_files(subject, tmp_path / "masks")["ED"].mask_kind == "predicted"
+
+
+def test_nothing_to_segment_needs_no_network(subject, tmp_path, weights, monkeypatch):
+    segment_missing([subject], tmp_path / "masks", weights)
+    monkeypatch.setattr(missing, "load_segmenter", None)
+    assert segment_missing([subject], tmp_path / "masks", weights) == {}
+
+
 def test_a_scan_that_cannot_be_read_is_a_reason(subject, weights, tmp_path):
     (subject / "sa_ES.nii.gz").write_bytes(b"no scan")
     reasons = segment_missing([subject], tmp_path / "masks", weights)
@@ -89,6 +112,40 @@ def test_es_of_a_cine_is_found_in_predicted_masks(subject, weights, tmp_path, he
     segment_missing([subject], tmp_path / "masks", weights)
     files = phase_files(subject, tmp_path / "masks")
     assert [files[phase].frame for phase in ("ED", "ES")] == [0, 2]
+
+
+def test_a_frame_in_which_the_network_fails_is_not_es(subject, weights, tmp_path, heart_mask):
+    for phase in ("ED", "ES"):
+        (subject / f"sa_{phase}.nii.gz").unlink()
+    failed = heart_mask.copy()
+    failed[..., 1:][failed[..., 1:] == 1] = 2
+    frames = [heart_mask] * 3 + [smaller_lv(heart_mask)] * 3 + [heart_mask] * 2 + [failed] + [heart_mask] * 2
+    write_volume(subject / "sa.nii.gz", np.stack(frames, axis=-1).astype(np.int16), AFFINE)
+    segment_missing([subject], tmp_path / "masks", weights)
+    assert phase_files(subject, tmp_path / "masks")["ES"].frame in (3, 4, 5)
+
+
+def test_inference_finds_subjects_without_masks(subject, weights, tmp_path, heart_mask):
+    found = find_items(subject.parent, tmp_path / "out", workers=1, segmentation=weights)
+    (item,) = found.items
+    assert item["mask"] == "predicted"
+    assert item["mask_ED"] == str(tmp_path / "out" / "masks" / "one" / "seg_sa_ED.nii.gz")
+    loaded = LoadSubjectd()(item)
+    assert np.array_equal(loaded["mask_ED"][0], heart_mask)
+
+
+def test_inference_names_why_a_subject_could_not_be_segmented(subject, weights, tmp_path):
+    (subject / "sa_ES.nii.gz").write_bytes(b"no scan")
+    found = find_items(subject.parent, tmp_path / "out", workers=1, segmentation=weights)
+    assert [row["subject"] for row in found.excluded] == ["one"]
+    assert "sa_ES.nii.gz cannot be opened" in found.excluded[0]["reason"]
+
+
+def test_predicted_masks_are_found_beside_the_datalist(subject, weights, tmp_path):
+    prepare(subject.parent, tmp_path / "cohort", workers=1, split=(1, 0, 0), segmentation=weights)
+    (item,) = load_items(tmp_path / "cohort" / "datalist.json", subject.parent)
+    assert item["mask_ED"] == str(tmp_path / "cohort" / "masks" / "one" / "seg_sa_ED.nii.gz")
+    assert item["image_ED"] == str(subject / "sa_ED.nii.gz")
 
 
 def test_prepare_uses_predicted_masks_and_says_so(subject, weights, tmp_path):

@@ -73,7 +73,7 @@ def test_written_weights_are_read_with_what_they_need(tmp_path, heart_mask):
 
 def test_intensities_are_those_of_the_training(tmp_path):
     save_segmenter(UNet(**UNET), UNET, 1.8, 0.7, tmp_path / "segmentation.pt")
-    scaled = load_segmenter(tmp_path / "segmentation.pt").scale(torch.linspace(100, 900, 1000).view(10, 1, 10, 10))
+    scaled = load_segmenter(tmp_path / "segmentation.pt").scale(torch.linspace(100, 900, 1000).view(10, 10, 10))
     assert (float(scaled.min()), float(scaled.max())) == (0, 1)
     assert float(scaled.mean()) == pytest.approx(0.5, abs=0.01)
 
@@ -82,8 +82,8 @@ def test_the_model_zoos_weights_are_known_by_their_shape(tmp_path):
     checkpoint.save(UNet(**ZOO_UNET).state_dict(), tmp_path / "model.pt")
     loaded = load_segmenter(tmp_path / "model.pt")
     assert (loaded.spacing, loaded.divisor, loaded.min_size) == (None, 16, 256)
-    slices = torch.stack([torch.full((1, 8, 8), 5.0), torch.linspace(2, 6, 64).view(1, 8, 8)])
-    assert loaded.scale(slices).amax((1, 2, 3)).tolist()[1] == 1  # each slice by itself
+    slices = torch.stack([torch.full((8, 8), 5.0), torch.linspace(2, 6, 64).view(8, 8)])
+    assert loaded.scale(slices).amax((1, 2)).tolist()[1] == 1  # each slice by itself
     assert loaded(np.random.default_rng(0).random((40, 30, 2)), (1, 1, 8)).shape == (40, 30, 2)
 
 

@@ -2,14 +2,15 @@
 
 Two kinds of evidence, each in standard deviations of validation subjects (training subjects' errors are too small):
 
-- how far the scan is from what the model knows: error of the reconstruction (per phase), KL divergence of its code, and
-  Mahalanobis distance of its code from those of training subjects (covariance of Ledoit & Wolf, 2004);
-- how much it looks like a sound scan with a simulated fault (``scripts.inference.faults``): the log-odds of each fault
-  against no fault, by linear discriminants with shrinkage on what ``features`` gives.
+- how far the scan is from what the model knows: the mean of its reconstruction error (of the worse phase), the KL
+  divergence of its code, and the Mahalanobis distance of its code from those of training subjects (covariance of
+  Ledoit & Wolf, 2004);
+- how much it looks like a sound scan with a simulated fault (``scripts.calibration.faults``): the log-odds of each
+  fault against no fault, by linear discriminants with shrinkage on what ``features`` gives.
 
-The score is the largest of the log-odds of any fault at all and, since several indicators get out of line more often
-than one, every single indicator less ``MARGIN``. Percentiles are those of a new subject by Student's t: 20 validation
-subjects cannot show a tail of 1 % themselves.
+With the distance d, the log-odds f_k of fault k and those of any fault F, the score is max(F, max(d, f_1, f_2, ...) -
+``MARGIN``): several indicators get out of line more often than one. Percentiles are those of a new subject by Student's
+t, as if the indicators of sound scans were normal: 20 validation subjects cannot show a tail of 1 % themselves.
 """
 
 from __future__ import annotations

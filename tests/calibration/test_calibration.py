@@ -6,9 +6,9 @@ import pytest
 import torch
 from monai.data import DataLoader
 
+from scripts.calibration.calibration import FILE, Calibration, Calibrator
 from scripts.checkpoint import fingerprint, save
 from scripts.engines import CodeEvaluator
-from scripts.inference.calibration import FILE, Calibration, Calibrator
 from scripts.networks import VariationalAutoencoder
 
 PHASES = ["ED", "ES"]
@@ -136,7 +136,7 @@ def test_a_broken_calibration_says_what_to_run(content, tmp_path):
 
 def test_it_holds_numbers_of_the_cohort_only(tmp_path):
     content = json.loads(calibrator(tmp_path).run().read_text())
-    assert set(content) == {"checkpoint_sha256", "settings", "lines", "quantiles", "novelty"}
+    assert set(content) == {"version", "checkpoint_sha256", "settings", "lines", "quantiles", "novelty"}
 
 
 @pytest.mark.parametrize(

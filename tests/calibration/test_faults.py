@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import torch
 
+from scripts.calibration.faults import OtherSlice, crop_faults, towards_apex
 from scripts.cohort.datalist import load_items
 from scripts.cohort.layout import read_mask
-from scripts.inference.faults import OtherSlice, crop_faults, towards_apex
 
 PHASES = ("ED", "ES")
 

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from scripts.inference.faults import crop_faults
-from scripts.inference.novelty import NoveltyModel, Readings, readings
+from scripts.calibration.faults import crop_faults
+from scripts.calibration.novelty import NoveltyModel, Readings, readings
 
 PHASES = ("ED", "ES")
 PROJECTION = torch.randn(2 * 16 * 16, 6, generator=torch.Generator().manual_seed(9)).double() / 16

@@ -4,6 +4,8 @@ Dimension k orders subjects by attribute k; a line gives it the attribute's unit
 subjects and judged on validation subjects only (split-conformal prediction: Vovk et al., Algorithmic Learning in a
 Random World, 2005; Lei et al., JASA 2018): the k-th smallest of n absolute residuals, k = ceil((n + 1) level),
 is exceeded by a new subject of the same population with a probability of at most 1 - level, whatever the line is worth.
+The validation subjects have also chosen the checkpoint, by their reconstruction error, which makes them a little more
+like training subjects than new ones are.
 """
 
 from __future__ import annotations
@@ -23,6 +25,10 @@ class Estimate(NamedTuple):
     low: float
     high: float
 
+    def from_zero(self) -> Estimate:
+        """The estimate of an attribute that cannot be below zero: an interval loses no true value by it."""
+        return Estimate(*(end if math.isnan(end) else max(end, 0.0) for end in self))
+
 
 class Line(NamedTuple):
     """How a dimension of the code tells an attribute.
@@ -41,10 +47,10 @@ class Line(NamedTuple):
     level: float | None
 
     def estimate(self, codes: np.ndarray) -> Estimate:
-        """The attribute of one subject from its mean code (D,); nothing is below zero."""
+        """The attribute of one subject from its mean code (D,)."""
         value = self.intercept + self.slope * float(codes[self.dimension])
         half = math.nan if self.half_width is None else self.half_width
-        return Estimate(*(end if math.isnan(end) else max(end, 0.0) for end in (value, value - half, value + half)))
+        return Estimate(value, value - half, value + half)
 
 
 def fit_line(training: Sequence[np.ndarray], validation: Sequence[np.ndarray], dimension: int, level: float) -> Line:

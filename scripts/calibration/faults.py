@@ -94,6 +94,8 @@ def towards_apex(mask: np.ndarray, basal: int) -> np.ndarray:
     """Slices of a mask (X, Y, Z) that show LV and RV, from the basal one on."""
     pixels = slice_pixels(mask)
     shown = np.flatnonzero((pixels["LV"] >= MIN_PIXELS) & (pixels["RV"] >= MIN_PIXELS))
+    if not len(shown):
+        return np.array([basal])
     shown = shown if abs(shown[0] - basal) <= abs(shown[-1] - basal) else shown[::-1]
     from_base = [index for index in shown if abs(index - shown[-1]) <= abs(basal - shown[-1])]
     return np.array(from_base or [basal])

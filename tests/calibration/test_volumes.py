@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from scripts.inference.volumes import conformal_quantile, fit_line, shortfalls
+from scripts.calibration.volumes import Estimate, conformal_quantile, fit_line, shortfalls
 
 
 def subjects(count, seed, noise=10.0):
@@ -50,9 +50,11 @@ def test_a_missing_attribute_is_left_out():
     assert line.level == 0.95
 
 
-def test_no_volume_is_negative():
+def test_what_cannot_be_negative_is_cut_at_zero():
     estimate = fit_line(subjects(40, 0), subjects(25, 1), 1, 0.95).estimate(np.array([0.0, -20.0, 0.0]))
-    assert estimate == (0, 0, 0)
+    assert estimate.high < 0
+    assert estimate.from_zero() == (0, 0, 0)
+    assert Estimate(1.0, np.nan, np.nan).from_zero()[0] == 1
 
 
 def test_without_validation_there_is_a_value_and_no_interval():

@@ -17,16 +17,18 @@ from ignite.engine import Engine, Events
 from monai.data import DataLoader, Dataset
 from monai.utils.enums import CommonKeys as Keys
 
+from scripts.calibration.faults import OTHER_SLICE, crop_faults
+from scripts.calibration.novelty import FEWEST, Novelty, NoveltyModel, Readings, readings
+from scripts.calibration.volumes import Estimate, Line, fit_line, shortfalls
 from scripts.checkpoint import BEST, LAST, fingerprint, load_weights
+from scripts.cohort.attributes import SIGNED
 from scripts.engines import ATTRIBUTES, CODES, LOG_VARIANCES, CodeEvaluator
 from scripts.handlers import InferenceProgress
-from scripts.inference.faults import OTHER_SLICE, crop_faults
-from scripts.inference.novelty import FEWEST, Novelty, NoveltyModel, Readings, readings
-from scripts.inference.volumes import Estimate, Line, fit_line, shortfalls
 from scripts.networks import VariationalAutoencoder
 from scripts.storage import write_json
 
 FILE = "calibration.json"
+VERSION = 1  # raise it when it is made or read in another way, so that no older one is taken for a present one
 PERCENTILES = np.linspace(2.5, 97.5, 39)  # not the extremes, which are those of single subjects
 TRAINING, VALIDATION = "training", "validation"
 
@@ -52,7 +54,7 @@ class Calibration:
         novelty: NoveltyModel,
     ) -> None:
         self.checkpoint_sha256, self.settings = checkpoint_sha256, dict(settings)
-        self.lines, self._quantiles, self.model = dict(lines), dict(quantiles), novelty
+        self.lines, self._quantiles, self.novelty_model = dict(lines), dict(quantiles), novelty
 
     @classmethod
     def read(cls, path: str | os.PathLike, checkpoint_sha256: str) -> Calibration:
@@ -66,6 +68,8 @@ class Calibration:
             raise FileNotFoundError(f"calibration '{path}' does not exist; 'run calibrate' with train.json writes it")
         try:
             content = json.loads(Path(path).read_text())
+            if content.pop("version", None) != VERSION:
+                raise ValueError("it is of another version")
             lines = {name: Line(**line) for name, line in content.pop("lines").items()}
             calibration = cls(lines=lines, novelty=NoveltyModel(**content.pop("novelty")), **content)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -82,8 +86,13 @@ class Calibration:
     def write(self, path: str | os.PathLike) -> None:
         """Write it as JSON."""
         lines = {name: line._asdict() for name, line in self.lines.items()}
-        content = {"checkpoint_sha256": self.checkpoint_sha256, "settings": self.settings, "lines": lines}
-        write_json(path, content | {"quantiles": self._quantiles, "novelty": self.model.state()})
+        content = {
+            "version": VERSION,
+            "checkpoint_sha256": self.checkpoint_sha256,
+            "settings": self.settings,
+            "lines": lines,
+        }
+        write_json(path, content | {"quantiles": self._quantiles, "novelty": self.novelty_model.state()})
 
     @property
     def attributes(self) -> tuple[str, ...]:
@@ -97,13 +106,14 @@ class Calibration:
 
     def estimate(self, codes: Any) -> dict[str, Estimate]:
         """Each regularized attribute, in its unit (mL for volumes), of one subject's mean code (D,)."""
-        return {name: line.estimate(_array(codes)) for name, line in self.lines.items()}
+        known = {name: line.estimate(_array(codes)) for name, line in self.lines.items()}
+        return {name: each if name in SIGNED else each.from_zero() for name, each in known.items()}
 
     def novelty(self, codes: Any, log_variances: Any, image: Any, reconstruction: Any) -> Novelty:
         """How unusual one subject is: mean and log-variances of its code (D,), crop and reconstruction (C, H, W)."""
         single = (torch.as_tensor(part)[None] for part in (codes, log_variances, image, reconstruction))
         read = readings(*single, phases=self.settings["phases"])
-        return self.model.judge(read, self.settings["threshold"])
+        return self.novelty_model.judge(read, self.settings["threshold"])
 
     def quantiles(self, name: str) -> np.ndarray:
         """The training cohort's values of an attribute at ``PERCENTILES``.
@@ -126,7 +136,7 @@ class CalibrationSubjects:
         with_faults: encode each image with every simulated fault too.
 
     After the run, ``codes`` (subjects, D) and ``attributes`` (subjects, A) are those of the images as they are, and
-    ``read`` maps ``none`` and each fault to its ``Readings``.
+    ``read()`` maps ``none`` and each fault to its ``Readings``.
     """
 
     def __init__(self, phases: Sequence[str], spacing: float, seed: int = 0, with_faults: bool = False) -> None:
@@ -162,15 +172,15 @@ class CalibrationSubjects:
             codes, log_variances = network.encode(image)
             return readings(codes, log_variances, image, network.decode(codes), self.phases)
 
-    @property
     def read(self) -> dict[str, Readings]:
-        """All batches together."""
-        return {name: Readings.join(batches) for name, batches in self.batches.items()}
+        """All batches together, which replace them: their arrays are large."""
+        self.batches = {name: [Readings.join(batches)] for name, batches in self.batches.items()}
+        return {name: batches[0] for name, batches in self.batches.items()}
 
     @property
     def codes(self) -> np.ndarray:
         """Mean codes."""
-        return self.read["none"].codes
+        return self.read()["none"].codes
 
     @property
     def attributes(self) -> np.ndarray:
@@ -247,9 +257,9 @@ class Calibrator:
     ) -> Calibration:
         """From what has been gathered of training subjects, of these in another slice, and of validation subjects."""
         names = self.settings["attributes"]
-        sound, *faults = training.read
-        faulty = {name: training.read[name] for name in faults} | {OTHER_SLICE: other.read[sound]}
-        novelty = NoveltyModel.fit(training.read[sound], faulty, validation.read[sound])
+        sound, *faults = training.read()
+        faulty = {name: training.read()[name] for name in faults} | {OTHER_SLICE: other.read()[sound]}
+        novelty = NoveltyModel.fit(training.read()[sound], faulty, validation.read()[sound])
         pairs = [(subjects.codes, subjects.attributes) for subjects in (training, validation)]
         lines = {}
         for k, name in enumerate(names if self.regularized else ()):
@@ -268,7 +278,7 @@ class Calibrator:
                 f"The check of the range refers to training subjects, since there are fewer than {FEWEST} validation "
                 "subjects: it will find too many scans out of range."
             )
-        print(f"Calibrated on {calibration.model.subjects} subjects: {path}")
+        print(f"Calibrated on {calibration.novelty_model.subjects} subjects: {path}")
 
 
 def check_settings(settings: Mapping[str, Any]) -> None:

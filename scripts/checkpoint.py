@@ -27,6 +27,8 @@ def save(content: Mapping[str, Any], path: str | os.PathLike) -> None:
 
 def require(path: str | os.PathLike) -> None:
     """Raise FileNotFoundError for a checkpoint that is not there."""
+    if Path(path).is_dir():
+        raise FileNotFoundError(f"checkpoint '{path}' is a folder; name the file in it, such as '{Path(path) / BEST}'.")
     if not Path(path).is_file():
         raise FileNotFoundError(f"checkpoint '{path}' does not exist; train one with 'run training', or name it.")
 
@@ -43,7 +45,7 @@ def read(path: str | os.PathLike) -> dict[str, Any]:
     except Exception as error:  # torch raises many kinds for a file that is no checkpoint
         raise ValueError(
             f"checkpoint '{path}' cannot be read ({error}); it may be cut off or of another tool."
-        ) from error
+        ) from None  # whose own words would come first and say less
     if not isinstance(content, dict):
         raise ValueError(f"checkpoint '{path}' holds a {type(content).__name__}; expected the weights of a network.")
     return content
@@ -62,9 +64,9 @@ def load_weights(network: nn.Module, path: str | os.PathLike, settings: Mapping[
         ValueError: when the checkpoint is of another architecture or other settings, naming the differences.
     """
     content = read(path)
-    fit_weights(network, content.get("network", content), path)
-    if settings:
+    if settings:  # before the weights, since they tell in words which overlay is missing
         refuse_other_settings(training_settings(path), settings, Path(path).with_name(SETTINGS))
+    fit_weights(network, content.get("network", content), path)
     return network
 
 

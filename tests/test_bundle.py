@@ -207,7 +207,7 @@ def test_weights_of_another_architecture_are_explained(trained, phantoms, tmp_pa
         ckpt_path=str(trained / "model.pt"),
     )
     assert code != 0
-    assert "is of another architecture" in text
+    assert "spatial_size is [128, 128], was [64, 64]" in text
     assert "overlays" in text
 
 

@@ -31,6 +31,7 @@ FILE = "calibration.json"
 VERSION = 1  # raise it when it is made or read in another way, so that no older one is taken for a present one
 PERCENTILES = np.linspace(2.5, 97.5, 39)  # not the extremes, which are those of single subjects
 TRAINING, VALIDATION = "training", "validation"
+FEW = 19  # validation subjects: as many as an interval of 95 % needs
 
 
 class Calibration:
@@ -43,6 +44,8 @@ class Calibration:
         lines: attribute -> how its dimension tells it; empty where the attributes are not regularized.
         quantiles: attribute -> ``PERCENTILES`` of the training cohort.
         novelty: the check of the range.
+        explained: share of the validation images' variance about the mean training image that reconstructions explain;
+            at 0 and below they are no better than that image. None without validation subjects.
     """
 
     def __init__(
@@ -52,9 +55,11 @@ class Calibration:
         lines: Mapping[str, Line],
         quantiles: Mapping[str, Sequence[float]],
         novelty: NoveltyModel,
+        explained: float | None = None,
     ) -> None:
         self.checkpoint_sha256, self.settings = checkpoint_sha256, dict(settings)
         self.lines, self._quantiles, self.novelty_model = dict(lines), dict(quantiles), novelty
+        self.explained = explained
 
     @classmethod
     def read(cls, path: str | os.PathLike, checkpoint_sha256: str) -> Calibration:
@@ -86,13 +91,9 @@ class Calibration:
     def write(self, path: str | os.PathLike) -> None:
         """Write it as JSON."""
         lines = {name: line._asdict() for name, line in self.lines.items()}
-        content = {
-            "version": VERSION,
-            "checkpoint_sha256": self.checkpoint_sha256,
-            "settings": self.settings,
-            "lines": lines,
-        }
-        write_json(path, content | {"quantiles": self._quantiles, "novelty": self.novelty_model.state()})
+        bound = {"version": VERSION, "checkpoint_sha256": self.checkpoint_sha256, "settings": self.settings}
+        fitted = {"lines": lines, "quantiles": self._quantiles, "novelty": self.novelty_model.state()}
+        write_json(path, bound | fitted | {"explained": self.explained})
 
     @property
     def attributes(self) -> tuple[str, ...]:
@@ -115,6 +116,18 @@ class Calibration:
         read = readings(*single, phases=self.settings["phases"])
         return self.novelty_model.judge(read, self.settings["threshold"])
 
+    def cautions(self) -> list[str]:
+        """What everybody who sees a result of this model has to know of it; nothing where all is well."""
+        found = []
+        if self.explained is not None and self.explained <= 0:
+            found.append("This model reconstructs hearts no better than their mean image: do not use it.")
+        r2 = [line.r2 for line in self.lines.values() if line.r2 is not None]
+        if r2 and max(r2) <= 0:
+            found.append("The codes of this model do not tell volumes: do not use its estimates.")
+        if self.novelty_model.subjects < FEW:
+            found.append(f"The range is known from {self.novelty_model.subjects} scans only.")
+        return found
+
     def quantiles(self, name: str) -> np.ndarray:
         """The training cohort's values of an attribute at ``PERCENTILES``.
 
@@ -124,6 +137,29 @@ class Calibration:
         if name not in self._quantiles:
             raise KeyError(f"the calibration knows no attribute '{name}'; it has {', '.join(self._quantiles)}")
         return np.asarray(self._quantiles[name])
+
+
+class ImageSums:
+    """Sums over images, from which the variance about any image follows without keeping them."""
+
+    def __init__(self) -> None:
+        self.count, self.total, self.squares, self.error = 0, 0.0, 0.0, 0.0
+
+    def add(self, image: torch.Tensor, reconstruction: torch.Tensor) -> None:
+        """Add a batch (B, C, H, W)."""
+        image, reconstruction = image.detach().double().cpu(), reconstruction.detach().double().cpu()
+        self.count += len(image)
+        self.total = self.total + image.sum(0)
+        self.squares += float(image.square().sum())
+        self.error += float((image - reconstruction).square().sum())
+
+    def explained(self, other: ImageSums) -> float | None:
+        """Share of the variance about the mean image of ``other`` that reconstructions explain; None without images."""
+        if not self.count:
+            return None
+        mean = other.total / other.count
+        about = self.squares - 2 * float((mean * self.total).sum()) + self.count * float(mean.square().sum())
+        return 1 - self.error / about if about > 0 else None
 
 
 class CalibrationSubjects:
@@ -143,6 +179,7 @@ class CalibrationSubjects:
         self.phases, self.spacing, self.seed, self.with_faults = tuple(phases), spacing, seed, with_faults
         self.batches: dict[str, list[Readings]] = {}
         self.known: list[np.ndarray] = []
+        self.images = ImageSums()
 
     def attach(self, engine: Engine) -> None:
         """Register with the evaluator."""
@@ -151,7 +188,7 @@ class CalibrationSubjects:
 
     def start(self, engine: Engine) -> None:
         """Forget the run before."""
-        self.batches, self.known = {}, []
+        self.batches, self.known, self.images = {}, [], ImageSums()
         generator = torch.Generator().manual_seed(self.seed)
         self.faults = crop_faults(self.phases, self.spacing, generator) if self.with_faults else {}
 
@@ -160,6 +197,7 @@ class CalibrationSubjects:
         output = engine.state.output
         parts = [output[key] for key in (CODES, LOG_VARIANCES, Keys.IMAGE, Keys.PRED)]
         self.batches.setdefault("none", []).append(readings(*parts, phases=self.phases))
+        self.images.add(output[Keys.IMAGE], output[Keys.PRED])
         self.known.append(output[ATTRIBUTES].double().cpu().numpy())
         for name, fault in self.faults.items():
             read = self.encode(engine.network, fault(output[Keys.IMAGE]))
@@ -267,12 +305,15 @@ class Calibrator:
             lines[name] = fit_line(fitted, judged, k, self.settings["level"])
         table = np.nanpercentile(training.attributes, PERCENTILES, axis=0).T
         quantiles = {name: values.round(3).tolist() for name, values in zip(names, table, strict=True)}
-        return Calibration(sha256, self.settings, lines, quantiles, novelty)
+        explained = validation.images.explained(training.images)
+        return Calibration(sha256, self.settings, lines, quantiles, novelty, explained)
 
     def report(self, calibration: Calibration, path: Path) -> None:
         """Print what the calibration can and cannot do."""
         for message in shortfalls(calibration.lines, self.settings["level"]):
             print(message)
+        for caution in calibration.cautions():
+            print(f"Warning: {caution}")
         if len(self.datasets[VALIDATION]) < FEWEST:
             print(
                 f"The check of the range refers to training subjects, since there are fewer than {FEWEST} validation "

@@ -38,6 +38,8 @@ class Line(NamedTuple):
         slope, intercept: of the line, in the attribute's unit.
         half_width: of the interval; None without validation subjects.
         level: share of new subjects that the interval covers at least; None without an interval.
+        r2: of the validation subjects, against the mean of the training subjects: at 0 and below, the dimension tells
+            nothing; None with fewer than two of them.
     """
 
     dimension: int
@@ -45,6 +47,7 @@ class Line(NamedTuple):
     intercept: float
     half_width: float | None
     level: float | None
+    r2: float | None = None
 
     def estimate(self, codes: np.ndarray) -> Estimate:
         """The attribute of one subject from its mean code (D,)."""
@@ -65,9 +68,13 @@ def fit_line(training: Sequence[np.ndarray], validation: Sequence[np.ndarray], d
     # Without two different codes there is no slope: the mean is the best estimate.
     fit = stats.linregress(z, values) if len(np.unique(z)) > 1 else None
     slope, intercept = (float(fit.slope), float(fit.intercept)) if fit else (0.0, float(np.mean(values)))
+    mean = float(np.mean(values))
     z, values = known(*validation, dimension)
-    half, reached = conformal_quantile(np.abs(values - intercept - slope * z), level)
-    return Line(dimension, slope, intercept, half, reached)
+    residuals = values - intercept - slope * z
+    half, reached = conformal_quantile(np.abs(residuals), level)
+    spread = float(np.sum((values - mean) ** 2))
+    r2 = 1 - float(np.sum(residuals**2)) / spread if len(values) > 1 and spread else None
+    return Line(dimension, slope, intercept, half, reached, r2)
 
 
 def known(codes: np.ndarray, attribute: np.ndarray, dimension: int) -> tuple[np.ndarray, np.ndarray]:

@@ -17,6 +17,7 @@ from scripts.cohort.attributes import areas, basal_slices, base_is_first, derive
 from scripts.cohort.layout import (
     MASK_TRUST,
     PHASES,
+    PREDICTED,
     PhaseFiles,
     SubjectError,
     frame_time,
@@ -73,7 +74,7 @@ def examine_subject(folder: Path, rules: QualityRules, masks_dir: str | os.PathL
             measure(folder, rules, row, masks_dir)
             row["status"] = "included"
         except (SubjectError, OSError) as error:
-            row["reason"] = str(error)
+            row["reason"] = str(error) + (" (in a predicted mask)" if row.get("mask") == PREDICTED else "")
     row["warnings"] = list(dict.fromkeys(str(warning.message) for warning in caught))[:1]
     return row
 

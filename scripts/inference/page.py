@@ -40,7 +40,12 @@ ABOVE, BELOW = -0.1, 0.18  # rows from the middle of one to estimate and mask va
 ROOM = 1.35  # what an axis shows, in parts of the largest value of the distributions: intervals reach beyond them
 ESTIMATE, INK = "tab:blue", "black"
 BANDS = (((2.5, 97.5), "0.86"), ((25, 75), "0.68"))  # percentiles of the cohort, and their gray
-COLUMNS = ("scan", "reconstruction", "difference")
+COLUMNS = ("scan", "reconstruction", "reconstruction − scan")
+WARNING = "firebrick"
+FOOTER = (
+    "Each slice is turned so that the RV lies on the left.  V: volume, ED/ES: end-diastole/-systole, Myo: myocardium.  "
+    "Research only, not for diagnosis."
+)
 INDICATORS = {
     "error_ED": "reconstruction error at ED",
     "error_ES": "reconstruction error at ES",
@@ -63,10 +68,15 @@ class Page:
         quantiles: attribute -> ``PERCENTILES`` of the training cohort; of an attribute without any, the distribution is
             not shown.
         level: of the estimates' intervals.
+        warning: what every page has to say of the model; nothing where all is well.
     """
 
     def __init__(
-        self, channels: Sequence[str], quantiles: Mapping[str, np.ndarray | None], level: float = 0.95
+        self,
+        channels: Sequence[str],
+        quantiles: Mapping[str, np.ndarray | None],
+        level: float = 0.95,
+        warning: str = "",
     ) -> None:
         self.channels = tuple(channels)
         height = TOP + BOTTOM + max(len(channels) * (CELL + PAD), Strips.height(quantiles))
@@ -74,8 +84,10 @@ class Page:
         self.canvas = FigureCanvasAgg(self.figure)
         self.images = [self.image_row(row, name) for row, name in enumerate(channels)]
         self.strips = Strips(self, quantiles, level) if quantiles else None
-        self.mask_note = self.text(LEFT, 0.68, "", fontsize=NORMAL)
-        self.range_note = self.text(LEFT, 0.27, "", fontsize=LARGE)
+        self.text(LEFT, height - 0.1, warning, fontsize=NORMAL, weight="bold", color=WARNING)
+        self.mask_note = self.text(LEFT, 0.88, "", fontsize=NORMAL)
+        self.range_note = self.text(LEFT, 0.52, "", fontsize=NORMAL)
+        self.text(LEFT, 0.12, FOOTER, fontsize=SMALL, color="0.35")
         self.difference_bar()
         for artist in self.moving():
             artist.set_animated(True)
@@ -98,7 +110,7 @@ class Page:
         for column, title in enumerate(COLUMNS):
             place = (LEFT + column * (CELL + PAD), TOP + row * (CELL + PAD), CELL, CELL)
             axis = self.figure.add_axes(self.box(*place), xticks=[], yticks=[])
-            limits = (-DIFFERENCE_LIMIT, DIFFERENCE_LIMIT) if title == "difference" else (0, 1)
+            limits = (-DIFFERENCE_LIMIT, DIFFERENCE_LIMIT) if title == COLUMNS[-1] else (0, 1)
             shown.append(axis.imshow(np.zeros((2, 2)), cmap="gray", vmin=limits[0], vmax=limits[1]))
             if row == 0:
                 axis.set_title(title, fontsize=NORMAL, pad=4)
@@ -111,7 +123,9 @@ class Page:
         left, top = LEFT + 2 * (CELL + PAD), TOP + len(self.channels) * (CELL + PAD) + 0.06
         axis = self.figure.add_axes(self.box(left + 0.1, top, CELL - 0.2, 0.09))
         bar = self.figure.colorbar(self.images[0][2], cax=axis, orientation="horizontal")
-        bar.set_ticks((-DIFFERENCE_LIMIT, 0, DIFFERENCE_LIMIT), labels=("dark", "0", "bright"))
+        bar.set_ticks(
+            (-DIFFERENCE_LIMIT, 0, DIFFERENCE_LIMIT), labels=(f"−{DIFFERENCE_LIMIT:g}", "0", f"+{DIFFERENCE_LIMIT:g}")
+        )
         bar.ax.tick_params(labelsize=SMALL, pad=1, length=2)
 
     def moving(self) -> list[Artist]:
@@ -213,34 +227,39 @@ class Strip:
         (self.interval,) = axis.plot([], [], "-", color=ESTIMATE, linewidth=2.5, zorder=3)
         (self.dot,) = axis.plot([], [], "o", color=ESTIMATE, markersize=7, **style)
         place = {"transform": axis.get_yaxis_transform(), "clip_on": False}
-        self.value = axis.text(1.06, y - 0.02, "", fontsize=NORMAL, weight="bold", va="bottom", **place)
-        self.measured = axis.text(1.06, y + 0.06, "", fontsize=SMALL, va="top", **place)
+        self.upper = axis.text(1.06, y - 0.02, "", fontsize=NORMAL, weight="bold", va="bottom", **place)
+        self.lower = axis.text(1.06, y + 0.06, "", fontsize=SMALL, va="top", **place)
         self.y = y
 
     def moving(self) -> list[Artist]:
         """What differs between two pages."""
-        return [self.interval, self.diamond, self.dot, self.value, self.measured]
+        return [self.interval, self.diamond, self.dot, self.upper, self.lower]
 
     def update(self, estimate: Estimate | None, measured: float | None) -> None:
-        """Show an estimate and the value of the mask, where they are known."""
+        """Show an estimate and the value of the mask, where they are known; the mask's is the one to rely on."""
         limits = self.axis.get_xlim()
         self.dot.set_data([], [])
         self.interval.set_data([], [])
-        self.value.set_text("")
+        texts = []
+        known = measured is not None
+        self.diamond.set_data(*((np.clip([measured], *limits), [self.y + BELOW]) if known else ([], [])))
+        if known:
+            texts.append(f"mask: {measured:.0f} {self.unit}")
         if estimate is not None:
             self.dot.set_data(np.clip([estimate.value], *limits), [self.y + ABOVE])
             self.interval.set_data([estimate.low, estimate.high], [self.y + ABOVE] * 2)
-            self.value.set_text(f"{estimate.value:.0f} {self.unit}" + interval_text(estimate))
-        known = measured is not None
-        self.diamond.set_data(*((np.clip([measured], *limits), [self.y + BELOW]) if known else ([], [])))
-        self.measured.set_text(f"mask: {measured:.0f} {self.unit}" if known else "")
+            texts.append(f"code: {estimate_text(estimate, self.unit)}")
+        upper, lower = [*texts, "", ""][:2]
+        self.upper.set_text(upper)
+        self.lower.set_text(lower)
 
 
-def interval_text(estimate: Estimate) -> str:
-    """The ends of an interval; nothing where there is none."""
+def estimate_text(estimate: Estimate, unit: str) -> str:
+    """An estimate with the ends of its interval where it has one; a line may lead to less than nothing."""
+    value = f"{estimate.value:.0f} {unit}" if estimate.value > 0 else "below 0, not estimable"
     if not math.isfinite(estimate.low):
-        return ""
-    return f"  ({estimate.low:.0f} to {estimate.high:.0f})"
+        return value
+    return f"{value}  ({estimate.low:.0f} to {estimate.high:.0f})"
 
 
 def style_axis(axis: Axes, names: Sequence[str], unit: str, quantiles: Sequence[np.ndarray | None]) -> None:
@@ -276,7 +295,7 @@ def mask_sentence(item: Mapping[str, Any]) -> str:
         if item.get(name) is not None
     ]
     kind = item.get("mask")
-    source = "a predicted mask (check the crop)" if kind == PREDICTED else f"the {kind} mask" if kind else "the mask"
+    source = "the predicted mask (look at it)" if kind == PREDICTED else f"the {kind} mask" if kind else "the mask"
     return f"From {source}:  " + ",  ".join(known) if known else ""
 
 

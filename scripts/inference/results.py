@@ -106,16 +106,18 @@ def code_row(result: Result, attributes: Sequence[str]) -> dict[str, str]:
     return {"subject": result.item["subject"], **values}
 
 
-def attribute_row(result: Result, attributes: Sequence[str]) -> dict[str, Any]:
+def attribute_row(result: Result, attributes: Sequence[str], level: float | None = None) -> dict[str, Any]:
     """A row of ``attributes.csv``: what kind of mask there is, the check of the range, estimates, values of the masks.
 
-    Every row has the same columns; a value that is not known stays empty.
+    Every row has the same columns; a value that is not known stays empty. ``level`` is that of the intervals.
     """
     item, novelty = result.item, result.novelty
     row: dict[str, Any] = {"subject": item["subject"], "mask": item.get("mask", "")}
     if novelty is not None:
         row |= {"out_of_range": bool(novelty.out_of_range), "percentile": digits(novelty.percentile)}
         row |= {f"percentile_{name}": digits(value) for name, value in novelty.percentiles.items()}
+    if result.estimates:
+        row["interval_level"] = digits(level)
     for name in dict.fromkeys((*attributes, *VOLUMES, *DERIVED)):
         if name in result.estimates:
             estimate = result.estimates[name]

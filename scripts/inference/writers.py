@@ -80,7 +80,8 @@ class ResultsWriter:
             write_volumes(folder, item, output, self.phases)
         if self.page:
             self.page.draw(result, folder / "page.png")
-        rows = {"codes": code_row(result, self.attributes), "attributes": attribute_row(result, self.attributes)}
+        level = self.calibration.level if self.calibration else None
+        rows = {"codes": code_row(result, self.attributes), "attributes": attribute_row(result, self.attributes, level)}
         self.records.write(item, rows)
         self.written += 1
 
@@ -100,7 +101,7 @@ def page_of(phases: Sequence[str], attributes: Sequence[str], calibration: Calib
     if calibration is None:
         return Page(phases, dict.fromkeys(attributes))
     quantiles = {name: calibration.quantiles(name) for name in attributes}
-    return Page(phases, quantiles, calibration.level)
+    return Page(phases, quantiles, calibration.level, "  ".join(calibration.cautions()))
 
 
 def write_volumes(folder: Path, item: Mapping[str, Any], output: Mapping[str, Any], phases: Sequence[str]) -> None:

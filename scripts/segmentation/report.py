@@ -19,7 +19,8 @@ from scripts.segmentation.segmenter import Segmenter, load_segmenter
 from scripts.segmentation.slices import CLASSES
 from scripts.storage import atomic_path, output_folder, write_csv, write_json
 
-COLORS = {"Myo": "lime", "RV": "deepskyblue", "LV": "red"}  # the LV last: the myocardium shares its border
+POOR = 0.7  # Dice of a network that is of no use
+COLORS = {"Myo": "deepskyblue", "RV": "magenta", "LV": "gold"}  # the LV last: the myocardium shares its border
 HEIGHTS = {"basal": 0.15, "mid-cavity": 0.5, "apical": 0.85}  # parts of the heart's slices
 MARGIN = 15  # mm around the heart
 
@@ -45,15 +46,23 @@ def write_report(
         for phase in PHASES:
             image, mask, predicted, voxel = segment_phase(segmenter, item, phase)
             rows.append({"subject": item["subject"], "phase": phase} | compared(mask, predicted, voxel))
-            sections.append((rows[-1]["Dice"], contour_sections(image, mask, predicted, voxel)))
+            sections.append((rows[-1]["Dice"], phase, contour_sections(image, mask, predicted, voxel)))
     table = summary(rows)
-    write_csv(target / "segmentation.csv", rows, list(rows[0]))
+    write_csv(target / "segmentation.csv", [rounded(row) for row in rows], list(rows[0]))
     write_json(target / "segmentation.json", {"subjects": len(items), "structures": table})
     with atomic_path(target / "segmentation.md") as part:
         part.write_text(markdown(table, len(items)))
     with atomic_path(target / "contours.png") as part:
         contour_figure(examples(sections)).savefig(part)
+    poor = [row["structure"] for row in table if row["phase"] == "+".join(PHASES) and row["Dice"] < POOR]
+    if poor:
+        print(f"Warning: mean Dice below {POOR:g} for {', '.join(poor)}: train longer, or on more subjects.")
     print(markdown(table, len(items)) + f"Written: {target / 'segmentation.md'}, {target / 'contours.png'}")
+
+
+def rounded(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row with as many digits as a mask is worth."""
+    return {key: f"{value:.4g}" if isinstance(value, float) else value for key, value in row.items()}
 
 
 def segment_phase(
@@ -113,11 +122,11 @@ def markdown(table: Sequence[Mapping[str, Any]], subjects: int) -> str:
     return f"{title}\n\n{markdown_table(rows)}\n"
 
 
-def examples(sections: Sequence[tuple[float, list]]) -> list[tuple[str, list]]:
+def examples(sections: Sequence[tuple[float, str, list]]) -> list[tuple[str, list]]:
     """The volumes of highest, middle and lowest Dice, each with its title."""
     ordered = sorted(sections, key=lambda entry: entry[0])
     chosen = {"best": ordered[-1], "middle": ordered[len(ordered) // 2], "worst": ordered[0]}
-    return [(f"{name}\nDice {dice:.2f}", views) for name, (dice, views) in chosen.items()]
+    return [(f"{name} ({phase})\nmean Dice {dice:.2f}", views) for name, (dice, phase, views) in chosen.items()]
 
 
 def contour_sections(image: np.ndarray, mask: np.ndarray, predicted: np.ndarray, voxel: Sequence[float]) -> list:
@@ -153,5 +162,5 @@ def contour_figure(rows: Sequence[tuple[str, list]]) -> Figure:
                         axis.contour(region, [0.5], colors=color, linestyles=style, linewidths=1)
             axis.set(xticks=[], yticks=[])
         row[0].set_ylabel(title)
-    figure.supxlabel("solid: network, dotted: given mask; red LV, green myocardium, blue RV", fontsize=9)
+    figure.supxlabel("solid: network, dotted: given mask; gold LV, blue myocardium, magenta RV", fontsize=9)
     return figure

@@ -108,7 +108,18 @@ def load_segmenter(path: str | os.PathLike, device: str | torch.device = "cpu") 
     Raises:
         FileNotFoundError, ValueError: naming the file, when it is missing, unreadable or neither of them.
     """
-    content = checkpoint.read(path)
+    try:
+        return segmenter_of(checkpoint.read(path), path, device)
+    except (FileNotFoundError, ValueError, KeyError) as error:
+        kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
+        raise kind(
+            f"segmentation '{path}' cannot be used: name a file segmentation.pt that 'run training' with segment.json "
+            f"wrote, or the model zoo's, with --segmentation ({error})"
+        ) from None
+
+
+def segmenter_of(content: Mapping[str, Any], path: str | os.PathLike, device: str | torch.device) -> Segmenter:
+    """The segmenter of a checkpoint's content."""
     if "unet" in content:
         unet, weights, spacing = content["unet"], content["network"], content["spacing"]
         scale = ScaleIntensityRangePercentiles(1, 99, 0, 1, clip=True)

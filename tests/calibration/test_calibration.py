@@ -6,7 +6,7 @@ import pytest
 import torch
 from monai.data import DataLoader
 
-from scripts.calibration.calibration import FILE, Calibration, Calibrator
+from scripts.calibration.calibration import FILE, Calibration, Calibrator, ImageSums
 from scripts.checkpoint import fingerprint, save
 from scripts.engines import CodeEvaluator
 from scripts.networks import VariationalAutoencoder
@@ -136,7 +136,7 @@ def test_a_broken_calibration_says_what_to_run(content, tmp_path):
 
 def test_it_holds_numbers_of_the_cohort_only(tmp_path):
     content = json.loads(calibrator(tmp_path).run().read_text())
-    assert set(content) == {"version", "checkpoint_sha256", "settings", "lines", "quantiles", "novelty"}
+    assert set(content) == {"version", "checkpoint_sha256", "settings", "lines", "quantiles", "novelty", "explained"}
 
 
 @pytest.mark.parametrize(
@@ -145,3 +145,33 @@ def test_it_holds_numbers_of_the_cohort_only(tmp_path):
 def test_a_level_that_means_nothing_is_refused(settings, key, tmp_path):
     with pytest.raises(ValueError, match=key):
         calibrator(tmp_path, **settings)
+
+
+def test_images_are_compared_with_the_mean_image_of_others():
+    training, validation = ImageSums(), ImageSums()
+    images = torch.rand(6, 2, 4, 4, dtype=torch.float64)
+    training.add(images[:4], images[:4])
+    for image in images[4:]:
+        validation.add(image[None], torch.full_like(image, 0.5)[None])
+    about = (images[4:] - images[:4].mean(0)).square().sum()
+    error = (images[4:] - 0.5).square().sum()
+    assert validation.explained(training) == pytest.approx(float(1 - error / about))
+    validation = ImageSums()
+    validation.add(images[4:], images[:4].mean(0).expand(2, 2, 4, 4))
+    assert validation.explained(training) == pytest.approx(0)
+    assert ImageSums().explained(training) is None
+
+
+def test_a_model_that_has_learned_nothing_is_told(tmp_path, capsys):
+    calibration = calibrated(tmp_path)  # of random weights
+    assert any("no better than their mean image" in caution for caution in calibration.cautions())
+    assert "Warning: This model reconstructs hearts no better" in capsys.readouterr().out
+    calibration.explained = 0.5
+    calibration.lines = {name: line._replace(r2=0.3) for name, line in calibration.lines.items()}
+    assert calibration.cautions() == []
+    calibration.lines = {name: line._replace(r2=-0.1) for name, line in calibration.lines.items()}
+    assert calibration.cautions() == ["The codes of this model do not tell volumes: do not use its estimates."]
+
+
+def test_a_range_known_from_few_scans_is_told(tmp_path):
+    assert "The range is known from 10 scans only." in calibrated(tmp_path, validation=10).cautions()

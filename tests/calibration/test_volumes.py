@@ -76,3 +76,12 @@ def test_a_lower_level_is_told():
 def test_constant_codes_give_the_mean():
     codes, values = np.zeros((10, 3)), np.arange(10.0)
     assert fit_line((codes, values), (codes, values), 1, 0.5).estimate(np.zeros(3)).value == 4.5
+
+
+def test_r2_is_that_of_validation_subjects_against_the_mean_of_training_subjects():
+    training, validation = subjects(40, 0), subjects(25, 1)
+    line = fit_line(training, validation, 1, 0.95)
+    predicted = line.intercept + line.slope * validation[0][:, 1]
+    expected = 1 - np.sum((validation[1] - predicted) ** 2) / np.sum((validation[1] - training[1].mean()) ** 2)
+    assert line.r2 == pytest.approx(expected)
+    assert fit_line(training, subjects(0, 1), 1, 0.95).r2 is None

@@ -27,6 +27,9 @@ class FixedCalibration:
         percentile = 99.6 if outside else 55.0
         return SimpleNamespace(percentiles=percentiles, score=1.0, percentile=percentile, out_of_range=outside)
 
+    def cautions(self):
+        return ["Something is wrong with this model."]
+
     def quantiles(self, name):
         return np.linspace(50, 200, len(PERCENTILES))
 

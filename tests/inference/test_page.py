@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from scripts.inference.page import Page
+from scripts.calibration.volumes import Estimate
+from scripts.inference.page import Page, estimate_text
 from scripts.inference.results import result_of
 from scripts.inference.writers import page_of
 from tests.inference.examples import NAMES, FixedCalibration, encoded, measured
@@ -49,7 +50,23 @@ def test_estimate_interval_and_mask_value_are_placed(page, tmp_path):
     assert row.dot.get_xdata() == pytest.approx([100.5])
     assert list(row.interval.get_xdata()) == pytest.approx([80.5, 120.5])
     assert row.diamond.get_xdata() == pytest.approx([130])
-    assert row.value.get_text() == "100 mL  (80 to 120)"
+    assert row.upper.get_text() == "mask: 130 mL"  # what to rely on comes first
+    assert row.lower.get_text() == "code: 100 mL  (80 to 120)"
+
+
+def test_without_a_mask_value_the_estimate_stands_alone(page, tmp_path):
+    drawn(page, tmp_path / "page.png", LVEDV=None)
+    row = page.strips.rows[0]
+    assert (row.upper.get_text(), row.lower.get_text()) == ("code: 100 mL  (80 to 120)", "")
+
+
+def test_an_estimate_below_zero_is_no_volume():
+    assert estimate_text(Estimate(0.0, 0.0, 28.0), "mL") == "below 0, not estimable  (0 to 28)"
+    assert estimate_text(Estimate(12.0, float("nan"), float("nan")), "mL") == "12 mL"
+
+
+def test_every_page_says_what_is_wrong_with_the_model(page, tmp_path):
+    assert "Something is wrong with this model." in [text.get_text() for text in page.figure.texts]
 
 
 def test_a_missing_mask_value_is_not_drawn(page, tmp_path):
@@ -71,7 +88,7 @@ def test_a_scan_out_of_range_is_told_why_in_words(page, tmp_path):
 
 def test_a_predicted_mask_is_noted(page, tmp_path):
     drawn(page, tmp_path / "page.png", mask="predicted")
-    assert "a predicted mask (check the crop):  LVEF 58 %" in page.mask_note.get_text()
+    assert "the predicted mask (look at it):  LVEF 58 %" in page.mask_note.get_text()
 
 
 def test_no_page_names_its_subject(page, tmp_path):

@@ -89,7 +89,7 @@ def test_the_model_zoos_weights_are_known_by_their_shape(tmp_path):
 
 def test_other_weights_are_refused(tmp_path):
     checkpoint.save({"layer.weight": torch.zeros(2)}, tmp_path / "model.pt")
-    with pytest.raises(ValueError, match=r"model\.pt' is of another architecture"):
+    with pytest.raises(ValueError, match=r"segmentation .*model\.pt' cannot be used"):
         load_segmenter(tmp_path / "model.pt")
 
 

@@ -31,7 +31,7 @@ from scripts.inference.results import Result
 from scripts.storage import atomic_path
 
 DPI = 120
-LEFT, TOP, BOTTOM = 0.45, 0.3, 1.2  # inches around the images
+LEFT, TOP, BOTTOM = 0.45, 0.3, 1.35  # inches around the images
 CELL, PAD = 1.62, 0.05  # inches of an image, and between two
 STRIPS = (6.55, 8.35)  # inches from the left: where the distributions begin and end
 ROW = 0.42  # inches of an attribute
@@ -85,8 +85,8 @@ class Page:
         self.images = [self.image_row(row, name) for row, name in enumerate(channels)]
         self.strips = Strips(self, quantiles, level) if quantiles else None
         self.text(LEFT, height - 0.1, warning, fontsize=NORMAL, weight="bold", color=WARNING)
-        self.mask_note = self.text(LEFT, 0.88, "", fontsize=NORMAL)
-        self.range_note = self.text(LEFT, 0.52, "", fontsize=NORMAL)
+        self.mask_note = self.text(LEFT, 0.8, "", fontsize=NORMAL)
+        self.range_note = self.text(LEFT, 0.42, "", fontsize=NORMAL)
         self.text(LEFT, 0.12, FOOTER, fontsize=SMALL, color="0.35")
         self.difference_bar()
         for artist in self.moving():
@@ -256,7 +256,7 @@ class Strip:
 
 def estimate_text(estimate: Estimate, unit: str) -> str:
     """An estimate with the ends of its interval where it has one; a line may lead to less than nothing."""
-    value = f"{estimate.value:.0f} {unit}" if estimate.value > 0 else "below 0, not estimable"
+    value = f"{estimate.value:.0f} {unit}" if estimate.value > 0 else "below 0"
     if not math.isfinite(estimate.low):
         return value
     return f"{value}  ({estimate.low:.0f} to {estimate.high:.0f})"
@@ -280,7 +280,7 @@ def style_axis(axis: Axes, names: Sequence[str], unit: str, quantiles: Sequence[
 def legend_handles(level: float) -> list[Artist]:
     """What the legend shows of markers and distributions."""
     dot = Line2D([], [], color=ESTIMATE, linewidth=2.5, marker="o", markersize=7, markeredgecolor=INK)
-    dot.set_label(f"estimate with {level:.0%} interval")
+    dot.set_label(f"from the code, {level:.0%} interval")
     diamond = Line2D([], [], linestyle="none", marker="D", color="white", markeredgecolor=INK, label="from the mask")
     names = ("95% of the training cohort", "its middle half, and median")
     bands = [Rectangle((0, 0), 1, 1, facecolor=gray, label=name) for (_, gray), name in zip(BANDS, names, strict=True)]
@@ -304,7 +304,7 @@ def range_sentence(result: Result) -> str:
     novelty = result.novelty
     if novelty is None:
         return "No calibration: volumes are not estimated, and the range is not checked (run calibrate)."
-    unusual = f"more unusual than {math.floor(novelty.percentile)}% of known scans"
+    unusual = f"more unusual than {min(math.floor(novelty.percentile), 99)}% of known scans"
     if novelty.out_of_range:
         return f"OUT OF RANGE, do not rely on the estimates: {unusual}\n({causes(novelty)})"
     return f"In range: {unusual}"
@@ -313,5 +313,5 @@ def range_sentence(result: Result) -> str:
 def causes(novelty: Novelty, count: int = 3) -> str:
     """The indicators of the highest percentiles, rounded down: no scan is at percentile 100."""
     highest = sorted(novelty.percentiles.items(), key=lambda pair: -pair[1])[:count]
-    listed = (f"{INDICATORS.get(name, name)} {math.floor(value)}" for name, value in highest)
+    listed = (f"{INDICATORS.get(name, name)} {min(math.floor(value), 99)}" for name, value in highest)
     return "highest percentiles: " + ", ".join(listed)

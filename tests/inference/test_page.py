@@ -61,7 +61,7 @@ def test_without_a_mask_value_the_estimate_stands_alone(page, tmp_path):
 
 
 def test_an_estimate_below_zero_is_no_volume():
-    assert estimate_text(Estimate(0.0, 0.0, 28.0), "mL") == "below 0, not estimable  (0 to 28)"
+    assert estimate_text(Estimate(0.0, 0.0, 28.0), "mL") == "below 0  (0 to 28)"
     assert estimate_text(Estimate(12.0, float("nan"), float("nan")), "mL") == "12 mL"
 
 

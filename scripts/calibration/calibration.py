@@ -75,6 +75,9 @@ class Calibration:
             content = json.loads(Path(path).read_text())
             if content.pop("version", None) != VERSION:
                 raise ValueError("it is of another version")
+            missing = {"phases", "attributes", "level", "threshold"} - set(content["settings"])
+            if missing:
+                raise ValueError(f"its settings lack {', '.join(sorted(missing))}")
             lines = {name: Line(**line) for name, line in content.pop("lines").items()}
             calibration = cls(lines=lines, novelty=NoveltyModel(**content.pop("novelty")), **content)
         except (ValueError, KeyError, TypeError, AttributeError) as error:

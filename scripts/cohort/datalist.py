@@ -150,8 +150,8 @@ def wrong_keys(item: Mapping[str, Any]) -> list[str]:
     for key, types in expected.items():
         if key in item and (not isinstance(item[key], types) or isinstance(item[key], bool)):
             wrong.append(f"{key} is {item[key]!r}")
-    if os.sep in str(item.get("subject", "")):
-        wrong.append(f"subject has a '{os.sep}'")
+    if os.sep in str(item.get("subject", "")) or item.get("subject") in ("", ".", ".."):
+        wrong.append(f"subject is {item['subject']!r}, which is no name of a folder")
     return wrong
 
 

@@ -263,7 +263,7 @@ def _voxels(
         voxels = image.dataobj if frame is None else image.dataobj[..., frame]
         voxels = np.asarray(voxels, dtype=dtype)
     except Exception as error:  # truncated gzip, short file, frame out of range
-        raise SubjectError(f"{name} cannot be read to its end ({error})") from error
+        raise SubjectError(f"{name} cannot be read to its end ({error or type(error).__name__})") from error
     if voxels.ndim not in axes:
         raise SubjectError(f"{name} has shape {voxels.shape}; expected {' or '.join(map(str, axes))} axes")
     return voxels
@@ -328,7 +328,8 @@ def write_like(
     voxels = voxels.astype(np.float32) if voxels.dtype.kind == "f" else voxels
     image = nib.Nifti1Image(voxels, reference.affine, reference.header)
     image.header.set_data_dtype(voxels.dtype)
-    image.header.set_zooms(reference.header.get_zooms()[: voxels.ndim])
+    zooms = np.abs(reference.header.get_zooms()[: voxels.ndim])  # some writers leave a negative time between frames
+    image.header.set_zooms(np.where(np.isfinite(zooms), zooms, 0))
     image.header["cal_min"] = image.header["cal_max"] = 0  # the scan's display range is not that of these voxels
     if description is not None:
         image.header["descrip"] = description

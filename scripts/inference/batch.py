@@ -45,7 +45,10 @@ def finish(writer: ResultsWriter, subjects: Subjects) -> int:
     excluded = [*subjects.excluded, *failed]
     results = writer.records.gather(subjects.items, excluded)
     print_summary(results, writer.written, excluded, writer.records)
-    return len(excluded)
+    lost = len(subjects.items) - results - len(failed)
+    if lost > 0:
+        print(f"{lost} subjects have neither a result nor a reason: is another inference at work in this folder?")
+    return len(excluded) + max(lost, 0)
 
 
 def print_summary(results: int, new: int, excluded: Sequence[Mapping[str, Any]], records: Records) -> None:

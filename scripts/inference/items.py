@@ -20,6 +20,8 @@ from scripts.cohort.split import SECTIONS
 from scripts.segmentation.missing import segment_missing
 from scripts.storage import file_state, output_folder
 
+RESERVED = ("codes.csv", "attributes.csv", "excluded.csv", "examined.jsonl", "inference_settings.json")
+
 
 class Subjects(NamedTuple):
     """The subjects of an inference.
@@ -97,6 +99,8 @@ def located(rows: Iterable[Mapping[str, Any]], dataset_dir: str | os.PathLike, m
     subjects = Subjects([], [])
     for row in rows:
         reason = row["reason"] if row.get("status") == "excluded" else ""
+        if row["subject"] in RESERVED:
+            reason = f"'{row['subject']}' is the name of a file of results; rename the subject's folder"
         try:
             item = {} if reason else locate(row, dataset_dir, masks_dir)
         except OSError as error:  # vanished since the examination

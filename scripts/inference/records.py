@@ -92,8 +92,13 @@ class Records:
         write_json(self.folder / item["subject"] / RECORD, {"state": item["state"], "run": self.run, **rows})
 
     def discard(self, subject: str) -> None:
-        """Remove what an inference has written of a subject, and its folder where nothing else lies in it."""
+        """Remove what an inference has written of a subject, and its folder where nothing else lies in it.
+
+        A folder without a record may be the user's own, such as that of the scans.
+        """
         folder = self.folder / subject
+        if not (folder / RECORD).exists():
+            return
         for path in [path for pattern in OUTPUTS for path in folder.glob(pattern)]:
             path.unlink()
         if folder.is_dir() and not any(folder.iterdir()):

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from nibabel.spatialimages import HeaderDataError
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
@@ -76,7 +77,12 @@ def segment_missing(
             reasons.setdefault(scan.subject, content)
             continue
         scan.mask.parent.mkdir(parents=True, exist_ok=True)
-        write_like(scan.mask, segmenter(*content), scan.image, mask_origin(scan.image, network))
+        try:
+            write_like(scan.mask, segmenter(*content), scan.image, mask_origin(scan.image, network))
+        except HeaderDataError as error:
+            reasons.setdefault(
+                scan.subject, f"{scan.image.name} has a header that no mask can be written with ({error})"
+            )
     return reasons
 
 

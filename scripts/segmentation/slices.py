@@ -10,9 +10,25 @@ import torch
 from monai.transforms import MapTransform, Randomizable, Transform
 from torch.nn.functional import interpolate, one_hot
 
-from scripts.cohort.layout import LABELS, PHASES, read_image, read_mask
+from scripts.cohort.layout import LABELS, PHASES, PREDICTED, read_image, read_mask
 
 CLASSES = 1 + len(LABELS)  # background first, as 0 is its label
+
+
+def with_given_masks(items: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The subjects whose masks were not predicted: no network may learn from its own masks, or be judged by them.
+
+    Raises:
+        ValueError: when there are none.
+    """
+    given = [item for item in items if item.get("mask") != PREDICTED]
+    if len(given) < len(items):
+        print(f"{len(items) - len(given)} of {len(items)} subjects have predicted masks and are left out.")
+    if not given:
+        raise ValueError(
+            "no subject has a mask that was not predicted: there is nothing to learn from or to compare with."
+        )
+    return given
 
 
 def phase_items(items: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 from scripts.calibration.faults import crop_faults
-from scripts.calibration.novelty import NoveltyModel, Readings, readings
+from scripts.calibration.novelty import ANY, GENERAL, SCORE, NoveltyModel, Readings, readings
 
 PHASES = ("ED", "ES")
 PROJECTION = torch.randn(2 * 16 * 16, 6, generator=torch.Generator().manual_seed(9)).double() / 16
@@ -102,3 +103,41 @@ def test_batches_are_joined_in_order():
     joined = Readings.join(parts)
     assert np.allclose(joined.features, whole.features)
     assert np.allclose(joined.indicators["kl"], whole.indicators["kl"])
+
+
+def by_hand(subjects=4):
+    """A model whose indicators are in standard deviations already."""
+    names = ("error_ED", "error_ES", "kl", "code", "motion", "swapped", ANY, GENERAL, SCORE)
+    reference = dict.fromkeys(names, (0.0, 1.0))
+    return NoveltyModel(
+        np.zeros(1), np.eye(1), ["motion", "swapped"], np.zeros((2, 1)), np.zeros(2), reference, subjects
+    )
+
+
+@pytest.mark.parametrize(
+    ("values", "general", "score"),
+    [
+        ({"error_ES": 3, "kl": 1, "code": 2}, 2, 0.5),  # the worse phase counts, and the mean distance less the margin
+        ({"error_ED": 6, "kl": 6, "code": 6, "motion": 1}, 6, 4.5),
+        ({"swapped": 5}, 0, 3.5),  # the largest fault less the margin
+        ({"motion": 2, ANY: 1.7}, 0, 1.7),  # any fault at all, as it is
+    ],
+)
+def test_the_score_by_hand(values, general, score):
+    names = ("error_ED", "error_ES", "kl", "code", "motion", "swapped", ANY)
+    z = {name: np.array([float(values.get(name, 0))]) for name in names}
+    combined = by_hand().combined(z)
+    assert combined[GENERAL] == pytest.approx(general)
+    assert combined[SCORE] == pytest.approx(score)
+
+
+def test_percentiles_allow_for_the_few_that_they_are_known_from():
+    expected = 100 * stats.t.cdf(2 / np.sqrt(1 + 1 / 4), 3)
+    assert by_hand()._percentile(np.array([2.0])) == pytest.approx(expected)
+    assert by_hand()._percentile(np.array([2.0])) < by_hand(400)._percentile(np.array([2.0]))
+
+
+def test_the_scale_is_that_of_validation_subjects(model):
+    assert model.subjects == 30
+    z = model.standardized(model.indicators(read(hearts(30, 1))))
+    assert all(abs(values.mean()) < 1e-6 for values in z.values())

@@ -69,3 +69,10 @@ def test_an_interrupted_run_gathers_what_it_has(error, tmp_path):
     with pytest.raises(error):
         run(tmp_path, evaluate)
     assert subjects(tmp_path / "attributes.csv") == ["a", "b"]
+
+
+def test_a_result_that_another_run_took_away_is_told(tmp_path, capsys):
+    with pytest.raises(SystemExit) as caught:
+        run(tmp_path, lambda writer: writer.keep("ab"))
+    assert caught.value.code == 3
+    assert "1 subjects have neither a result nor a reason" in capsys.readouterr().out

@@ -101,3 +101,22 @@ def test_a_subject_begun_anew_keeps_nothing_of_the_old_result(tmp_path):
     page.touch()
     kept.begin(ITEMS[0])
     assert not page.exists()
+
+
+def test_settings_belong_to_the_run(tmp_path):
+    assert records(tmp_path).run != records(tmp_path, spacing=1.8).run
+    assert records(tmp_path).run != records(tmp_path, {"pages": False}).run
+
+
+def test_a_record_that_is_none_is_done_again(tmp_path):
+    fill(records(tmp_path))
+    for subject, content in (("a", b"[]"), ("b", b"\xff\xfe")):
+        (tmp_path / subject / RECORD).write_bytes(content)
+    assert [item["subject"] for item in records(tmp_path).remaining(ITEMS)] == ["a", "b"]
+
+
+def test_what_no_inference_has_written_stays(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "page.png").touch()
+    records(tmp_path).discard("a")
+    assert (tmp_path / "a" / "page.png").exists()

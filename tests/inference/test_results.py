@@ -53,3 +53,18 @@ def test_a_calibration_of_other_phases_or_attributes_is_refused(tmp_path, monkey
         find_calibration(tmp_path / "model.pt", "0", ["ED"], NAMES)
     with pytest.raises(ValueError, match=r"is for attributes LVEDV, .*, not for LVEDV;"):
         find_calibration(tmp_path / "model.pt", "0", ["ED", "ES"], NAMES[:1])
+
+
+def test_another_calibration_makes_other_results(tmp_path):
+    (tmp_path / "model.pt").write_bytes(b"weights")
+    hashes = []
+    for content in ("one", "other"):
+        (tmp_path / "calibration.json").write_text(content)
+        hashes.append(results.calibration_hash(tmp_path / "model.pt", FixedCalibration()))
+    assert hashes[0] != hashes[1]
+    assert results.calibration_hash(tmp_path / "model.pt", None) is None
+
+
+def test_intervals_carry_their_level():
+    row = attribute_row(result_of(measured(), encoded(), FixedCalibration()), NAMES, 0.857)
+    assert row["interval_level"] == "0.857"

@@ -130,3 +130,11 @@ def test_a_reconstruction_coincides_with_its_scan(order, spacing, tmp_path):
         assert np.abs(shift).max() <= 1
         assert np.corrcoef(truth[inside], found[inside])[0, 1] > 0.95
         assert not nib.load(tmp_path / f"difference_{phase}.nii.gz").get_fdata().any()
+
+
+def test_each_result_is_that_of_its_subject(tmp_path):
+    results = writer(tmp_path)
+    outputs = [encoded(float(number)) for number in range(3)]
+    state = SimpleNamespace(batch=[{"subject": name} for name in "abc"], output=outputs)
+    results.write_batch(SimpleNamespace(state=state))
+    assert [results.records.read(item)["codes"]["z0_LVEDV"] for item in ITEMS] == ["0", "1", "2"]

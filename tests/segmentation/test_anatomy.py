@@ -80,3 +80,11 @@ def test_one_slice_at_most_is_left_out(heart_mask):
     kept = without_partial_base(tapered, 0.9)
     assert not (kept[..., 0] == 3).any()
     assert np.array_equal(kept[..., 1:], tapered[..., 1:])
+
+
+def test_pieces_that_touch_by_a_corner_only_are_two(heart_mask):
+    spoiled = heart_mask.copy()
+    spoiled[..., 7] = 0
+    x, y = np.argwhere(heart_mask[..., 6] == 3).min(0)
+    spoiled[x - 2 : x, y - 2 : y, 7] = 3  # beside the RV of the slice before, not over it
+    assert not (mended(spoiled)[..., 7] == 3).any()

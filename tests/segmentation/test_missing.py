@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -82,6 +84,31 @@ def test_a_mask_of_an_earlier_scan_is_not_used(subject, weights, tmp_path, heart
     write_volume(subject / "sa_ED.nii.gz", heart_mask.astype(np.float32), AFFINE)
     with pytest.raises(SubjectError, match=r"no mask for sa_ED\.nii\.gz"):
         phase_files(subject, tmp_path / "masks")
+
+
+def test_a_scan_of_the_same_size_but_another_time_is_another(subject, weights, tmp_path):
+    segment_missing([subject], tmp_path / "masks", weights)
+    times = mask_times(tmp_path)
+    os.utime(subject / "sa_ED.nii.gz", (1, 1))
+    segment_missing([subject], tmp_path / "masks", weights)
+    assert mask_times(tmp_path)[0] != times[0]
+
+
+def test_a_negative_time_between_frames_stops_nothing(subject, weights, tmp_path, heart_mask):
+    for phase in ("ED", "ES"):
+        (subject / f"sa_{phase}.nii.gz").unlink()
+    image = nib.Nifti1Image(np.stack([heart_mask, smaller_lv(heart_mask)], -1).astype(np.int16), AFFINE)
+    image.header["pixdim"][4] = -1
+    nib.save(image, subject / "sa.nii.gz")
+    assert segment_missing([subject], tmp_path / "masks", weights) == {}
+    assert phase_files(subject, tmp_path / "masks")["ES"].frame == 1
+
+
+def test_one_mask_of_two_may_be_predicted(subject, weights, tmp_path, heart_mask):
+    write_volume(subject / "label_sa_ED.nii.gz", heart_mask, AFFINE)
+    (item,) = find_items(subject.parent, tmp_path / "out", workers=1, segmentation=weights).items
+    assert item["mask"] == "predicted"
+    assert item["mask_ED"] == str(subject / "label_sa_ED.nii.gz")
 
 
 def test_a_torn_mask_is_made_again(subject, weights, tmp_path):

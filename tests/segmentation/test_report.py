@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from scripts.segmentation.report import compared, contour_figure, contour_sections, markdown, summary
+from scripts.segmentation.report import compared, contour_figure, contour_sections, examples, markdown, summary
 
 VOXEL = (2.0, 2.0, 10.0)  # 0.04 mL
 
@@ -57,3 +57,9 @@ def test_contours_are_named_and_drawn_for_both_masks(heart_mask):
     figure = contour_figure([("best", views), ("worst", views)])
     assert [axis.get_title() for axis in figure.axes[:3]] == ["basal", "mid-cavity", "apical"]
     assert [len(axis.collections) for axis in figure.axes] == [6] * 6
+
+
+def test_examples_are_the_best_the_middle_and_the_worst():
+    rows = examples([(0.9, "ED", ["b"]), (0.5, "ES", ["w"]), (0.8, "ES", ["m"])])
+    assert [views for _, views in rows] == [["b"], ["m"], ["w"]]
+    assert rows[2][0] == "worst (ES)\nmean Dice 0.50"

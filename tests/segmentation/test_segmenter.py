@@ -84,6 +84,8 @@ def test_the_model_zoos_weights_are_known_by_their_shape(tmp_path):
     assert (loaded.spacing, loaded.divisor, loaded.min_size) == (None, 16, 256)
     slices = torch.stack([torch.full((8, 8), 5.0), torch.linspace(2, 6, 64).view(8, 8)])
     assert loaded.scale(slices).amax((1, 2)).tolist()[1] == 1  # each slice by itself
+    pair = loaded.scale(torch.stack([slices[1], 100 * slices[1]]))
+    assert torch.allclose(pair[0], pair[1])
     assert loaded(np.random.default_rng(0).random((40, 30, 2)), (1, 1, 8)).shape == (40, 30, 2)
 
 

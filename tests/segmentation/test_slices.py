@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 
 from scripts.cohort.layout import write_volume
@@ -11,6 +12,7 @@ from scripts.segmentation.slices import (
     phase_items,
     resized,
     to_slices,
+    with_given_masks,
 )
 
 
@@ -68,3 +70,22 @@ def test_each_phase_is_an_item_and_is_read_with_its_voxel_size(tmp_path):
     out = LoadPhase()(items[1])
     assert out["image"].shape == out["label"].shape == (1, 4, 5, 3)
     assert np.allclose(out["voxel"], (1.5, 2, 8))
+
+
+def test_each_phase_has_its_own_frame():
+    files = {f"{kind}_{phase}": f"{kind}.nii.gz" for kind in ("image", "mask") for phase in ("ED", "ES")}
+    items = phase_items([files | {"frame_ED": 0, "frame_ES": 3, "modified": []}])
+    assert [item["frame"] for item in items] == [0, 3]
+
+
+def test_shrinking_does_not_alias():
+    board = (torch.arange(8).view(-1, 1) + torch.arange(8)) % 2
+    assert torch.allclose(resized(board[None, None].float(), (4, 4))[..., 1:-1, 1:-1], torch.tensor(0.5), atol=0.05)
+
+
+def test_predicted_masks_are_not_learned_from(capsys):
+    items = [{"subject": "a", "mask": "manual"}, {"subject": "b", "mask": "predicted"}, {"subject": "c"}]
+    assert [item["subject"] for item in with_given_masks(items)] == ["a", "c"]
+    assert "1 of 3 subjects have predicted masks" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="nothing to learn from"):
+        with_given_masks(items[1:2])

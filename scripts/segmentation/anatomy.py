@@ -14,17 +14,33 @@ from scripts.cohort.layout import LABELS, PHASES, read_mask
 
 # Pixels that share an edge, in a slice or between neighbor slices: a piece of a structure that does not overlap with
 # the structure in the slice beside it is another piece.
-OVERLAPPING = KeepLargestConnectedComponent(list(LABELS.values()), is_onehot=False, independent=True, connectivity=1)
+LARGEST_LEFT = KeepLargestConnectedComponent(
+    [LABELS["LV"], LABELS["Myo"]], is_onehot=False, independent=True, connectivity=1
+)
+IN_PLANE = ndimage.generate_binary_structure(2, 1)[..., None]
 
 
 def mended(mask: np.ndarray) -> np.ndarray:
     """A predicted label mask (X, Y, Z) without what cannot be a part of the heart.
 
-    Of each structure the largest piece through all slices is kept, and of that the largest piece in each slice. Pixels
-    without a label that the heart encloses get the label nearest to them.
+    Through all slices, the largest piece of LV and of myocardium is kept, and the piece of RV that borders on the
+    myocardium most: elsewhere in the body, larger cavities look like one. Of these, the largest piece in each slice is
+    kept. Pixels without a label that the heart encloses get the label nearest to them.
     """
-    connected = np.asarray(OVERLAPPING(mask[None])[0], dtype=np.uint8)
+    connected = np.asarray(LARGEST_LEFT(mask[None])[0], dtype=np.uint8).copy()
+    connected[(connected == LABELS["RV"]) & ~septal_piece(connected)] = 0
     return np.stack([mended_slice(connected[..., z]) for z in range(mask.shape[2])], axis=-1)
+
+
+def septal_piece(mask: np.ndarray) -> np.ndarray:
+    """The piece of RV with the longest border on the myocardium, (X, Y, Z) binary; the largest one if none has any."""
+    right = mask == LABELS["RV"]
+    pieces, count = ndimage.label(right)
+    if count < 2:
+        return right
+    border = right & ndimage.binary_dilation(mask == LABELS["Myo"], IN_PLANE)
+    lengths = np.bincount(pieces[border if border.any() else right], minlength=count + 1)[1:]
+    return pieces == 1 + np.argmax(lengths)
 
 
 def mended_slice(section: np.ndarray) -> np.ndarray:

@@ -88,3 +88,18 @@ def test_pieces_that_touch_by_a_corner_only_are_two(heart_mask):
     x, y = np.argwhere(heart_mask[..., 6] == 3).min(0)
     spoiled[x - 2 : x, y - 2 : y, 7] = 3  # beside the RV of the slice before, not over it
     assert not (mended(spoiled)[..., 7] == 3).any()
+
+
+def test_a_larger_cavity_away_from_the_heart_is_no_rv(heart_mask):
+    wide = np.pad(heart_mask, ((0, 40), (0, 40), (0, 0)))
+    spoiled = wide.copy()
+    spoiled[50:78, 50:78, :] = 3
+    assert np.count_nonzero(spoiled == 3) > 2 * np.count_nonzero(wide == 3)
+    assert np.array_equal(mended(spoiled), wide)
+
+
+def test_without_a_border_the_largest_rv_is_kept(heart_mask):
+    alone = np.where(heart_mask == 3, heart_mask, 0).astype(np.uint8)
+    spoiled = alone.copy()
+    spoiled[34:37, 2:5, 3] = 3
+    assert np.array_equal(mended(spoiled), mended(alone))

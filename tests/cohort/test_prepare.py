@@ -293,7 +293,8 @@ def test_a_user_table_of_other_subjects_is_told(cohort, tmp_path, capsys):
         ({"basal_slice_ED": "1"}, "basal_slice_ED is '1'"),
         ({"LVEDV": "big"}, "LVEDV is 'big'"),
         ({"frame_ES": None, "image_ES": None}, "image_ES is None"),
-        ({"subject": "a/b"}, "subject has a '/'"),
+        ({"subject": "a/b"}, "subject is 'a/b', which is no name of a folder"),
+        ({"subject": ".."}, "subject is '..', which is no name of a folder"),
     ],
 )
 def test_a_datalist_that_was_edited(cohort, prepared, tmp_path, change, message):

@@ -63,6 +63,8 @@ def segment_missing(
     Raises:
         FileNotFoundError, ValueError: for weights that cannot be used.
     """
+    if not Path(weights).is_file():
+        raise FileNotFoundError(f"segmentation '{weights}' is no file; name one with --segmentation, or null for none.")
     scans = [scan for folder in folders for scan in scans_without_mask(folder, masks_dir)]
     network = fingerprint(weights)
     waiting = [scan for scan in scans if read_origin(scan.mask) != mask_origin(scan.image, network)]

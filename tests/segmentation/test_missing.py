@@ -195,3 +195,8 @@ def test_without_a_network_the_reason_names_the_key(subject, tmp_path):
         prepare(subject.parent, tmp_path / "cohort", workers=1)
     (row,) = read_csv(tmp_path / "cohort" / "cohort.csv")
     assert "--segmentation" in row["reason"]
+
+
+def test_weights_that_are_not_there_are_named_with_their_key(subject, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.pt' is no file; name one with --segmentation"):
+        segment_missing([subject], tmp_path / "masks", tmp_path / "nowhere.pt")

@@ -271,7 +271,7 @@ def test_a_changed_scan_is_done_again_and_one_that_fails_late_is_listed(trained,
     assert [row["subject"] for row in read_csv(output / "codes.csv")] == [names[0], names[2]]
     assert "cannot be opened" in read_csv(output / "excluded.csv")[0]["reason"]
     changed = {path.parent.name for path, time in before.items() if written(output).get(path) != time}
-    assert changed == set(names[:2])
+    assert changed == {names[0]}  # what was computed for the one that fails stays, should the failure pass
 
 
 def test_a_killed_inference_goes_on_where_it_stopped(trained, broken, tmp_path):

@@ -31,7 +31,7 @@ from scripts.inference.results import Result
 from scripts.storage import atomic_path
 
 DPI = 120
-LEFT, TOP, BOTTOM = 0.45, 0.3, 1.35  # inches around the images
+LEFT, TOP, BOTTOM = 0.45, 0.5, 1.35  # inches around the images
 CELL, PAD = 1.62, 0.05  # inches of an image, and between two
 STRIPS = (6.55, 8.35)  # inches from the left: where the distributions begin and end
 ROW = 0.42  # inches of an attribute
@@ -84,7 +84,7 @@ class Page:
         self.canvas = FigureCanvasAgg(self.figure)
         self.images = [self.image_row(row, name) for row, name in enumerate(channels)]
         self.strips = Strips(self, quantiles, level) if quantiles else None
-        self.text(LEFT, height - 0.1, warning, fontsize=NORMAL, weight="bold", color=WARNING)
+        self.text(LEFT, height - 0.14, warning, fontsize=NORMAL, weight="bold", color=WARNING)
         self.mask_note = self.text(LEFT, 0.8, "", fontsize=NORMAL)
         self.range_note = self.text(LEFT, 0.42, "", fontsize=NORMAL)
         self.text(LEFT, 0.12, FOOTER, fontsize=SMALL, color="0.35")

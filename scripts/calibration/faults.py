@@ -16,12 +16,13 @@ from monai.transforms import Transform
 
 from scripts.cohort.attributes import slice_pixels
 from scripts.cohort.layout import read_mask
+from scripts.cohort.quality import QualityRules
 
 Fault = Callable[[torch.Tensor], torch.Tensor]
 OTHER_SLICE = "other_slice"
 AMPLITUDE = (2.5, 7.5)  # of a breathing heart's motion during the acquisition, mm
 CYCLES = (4.0, 12.0)  # breaths, or heart beats, while all lines of k-space are acquired
-MIN_PIXELS = 10
+MIN_PIXELS = QualityRules.min_pixels
 
 
 def crop_faults(phases: Sequence[str], spacing: float, generator: torch.Generator) -> dict[str, Fault]:

@@ -63,16 +63,26 @@ def load_items(
         FileNotFoundError: when the datalist or a file that it names is missing.
         ValueError: when the section is empty, or the cohort lacks an attribute.
     """
+    items = section_items(datalist, section)
+    check_attributes(items, attributes, datalist)
+    masks_dir = Path(datalist).parent / MASKS
+    check_files(items, datalist, dataset_dir, masks_dir)
+    return [locate(item, dataset_dir, masks_dir) for item in items]
+
+
+def section_items(datalist: str | os.PathLike, section: str | None) -> list[dict[str, Any]]:
+    """The items of a section, or of all, as the file has them.
+
+    Raises:
+        FileNotFoundError, ValueError: when the datalist is missing or broken, or the section is empty.
+    """
     content = read_datalist(datalist)
     # All sections are checked: a subject in two of them would be judged by a model that has learned from it.
     check_items([item for name in SECTIONS for item in content.get(name, [])], datalist)
     items = [item for name in ([section] if section else SECTIONS) for item in content.get(name, [])]
     if not items:
         raise ValueError(f"datalist '{datalist}' has no subject in {section or SECTIONS}; see 'split' of run prepare.")
-    check_attributes(items, attributes, datalist)
-    masks_dir = Path(datalist).parent / MASKS
-    check_files(items, datalist, dataset_dir, masks_dir)
-    return [locate(item, dataset_dir, masks_dir) for item in items]
+    return items
 
 
 def locate(

@@ -11,12 +11,11 @@ from typing import Any, NamedTuple
 
 import torch
 
-from scripts.cohort.datalist import FILE_KEYS, check_files, check_items, locate, read_datalist
+from scripts.cohort.datalist import FILE_KEYS, check_files, locate, section_items
 from scripts.cohort.examine import explained
 from scripts.cohort.journal import examine_changed
 from scripts.cohort.layout import MASKS, find_subjects
 from scripts.cohort.quality import QualityRules
-from scripts.cohort.split import SECTIONS
 from scripts.segmentation.missing import segment_missing
 from scripts.storage import file_state, output_folder
 
@@ -82,11 +81,7 @@ def from_datalist(datalist: str | os.PathLike, section: str | None, dataset_dir:
         FileNotFoundError: when the datalist, or every file that it names, is missing.
         ValueError: when the datalist is broken or the section is empty.
     """
-    content = read_datalist(datalist)
-    rows = [row for name in ([section] if section else SECTIONS) for row in content.get(name, [])]
-    check_items(rows, datalist)
-    if not rows:
-        raise ValueError(f"datalist '{datalist}' has no subject in {section or SECTIONS}; see 'split' of run prepare.")
+    rows = section_items(datalist, section)
     masks_dir = Path(datalist).parent / MASKS
     subjects = located(rows, dataset_dir, masks_dir)
     if not subjects.items:

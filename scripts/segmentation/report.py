@@ -132,9 +132,9 @@ def examples(sections: Sequence[tuple[float, str, list]]) -> list[tuple[str, lis
 def contour_sections(image: np.ndarray, mask: np.ndarray, predicted: np.ndarray, voxel: Sequence[float]) -> list:
     """Image, mask and predicted mask around the heart in one slice per height, with the aspect of a pixel."""
     slices = np.flatnonzero(mask.any(axis=(0, 1)))
-    first, last = (np.argwhere(mask.any(axis=2)).min(0), np.argwhere(mask.any(axis=2)).max(0))
+    heart = np.argwhere(mask.any(axis=2))
     margin = np.ceil(MARGIN / np.asarray(voxel[:2])).astype(int)
-    box = tuple(slice(max(a - m, 0), b + m + 1) for a, b, m in zip(first, last, margin, strict=True))
+    box = tuple(slice(max(a - m, 0), b + m + 1) for a, b, m in zip(heart.min(0), heart.max(0), margin, strict=True))
     views = []
     low, high = np.percentile(image, (1, 99))
     for part in HEIGHTS.values():

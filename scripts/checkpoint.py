@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
 from torch import nn
@@ -132,7 +133,7 @@ class TrainingCheckpoint:
 
     After each epoch, ``last.pt`` gets the whole state, and ``model.pt`` a copy of the weights when the metric (lower
     is better) has improved. Attach it after the handler that runs the validation. Together with ``EpochSeed``, a
-    resumed training equals an uninterrupted one.
+    resumed training equals an uninterrupted one. Of a distributed training, the first process alone writes and prints.
 
     Args:
         output_dir: folder of both files, and of ``settings.json``.
@@ -165,6 +166,7 @@ class TrainingCheckpoint:
         self.metric, self.patience, self.settings = metric, patience, dict(settings or {})
         self.resume, self.warmup_epochs = resume, warmup_epochs
         self.best, self.best_epoch = float("inf"), 0
+        self.main_process = idist.get_rank() == 0
 
     def attach(self, engine: Engine) -> None:
         """Register with the trainer."""
@@ -175,14 +177,19 @@ class TrainingCheckpoint:
     def report(self, engine: Engine) -> None:
         """Print what was kept."""
         if self.evaluator is not None:
-            print(f"Best {self.metric} {self.best:.4g} in epoch {self.best_epoch}: {self.folder / BEST}")
+            self.say(f"Best {self.metric} {self.best:.4g} in epoch {self.best_epoch}: {self.folder / BEST}")
 
     def start(self, engine: Engine) -> None:
         """Continue from ``last.pt``, or note the settings of a new training."""
         if self.resume and (self.folder / LAST).exists():
             self.restore(engine, self.folder / LAST)
-        else:
+        elif self.main_process:
             write_json(self.folder / SETTINGS, self.settings)
+
+    def say(self, text: str) -> None:
+        """Print once, however many processes there are."""
+        if self.main_process:
+            print(text)
 
     def restore(self, engine: Engine, path: Path) -> None:
         """Take up the state of ``last.pt``; the learning rates stay those of the config."""
@@ -197,12 +204,14 @@ class TrainingCheckpoint:
             optimizer.load_state_dict(state[name])
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate
+        if state.get("loss_scaler"):
+            engine.loss_scaler.load_state_dict(state["loss_scaler"])
         self.best, self.best_epoch = state["best"], state["best_epoch"]
         engine.state.epoch = state["epoch"]
         engine.state.iteration = state["epoch"] * engine.state.epoch_length
-        print(f"Resumed from {path} after epoch {state['epoch']} of {engine.state.max_epochs}.")
+        self.say(f"Resumed from {path} after epoch {state['epoch']} of {engine.state.max_epochs}.")
         if state["epoch"] >= engine.state.max_epochs or self.exhausted(state["epoch"]):
-            print("Nothing is left to train: raise --max_epochs or --patience, or name another --output_dir.")
+            self.say("Nothing is left to train: raise --max_epochs or --patience, or name another --output_dir.")
             engine.terminate()
 
     def keep(self, engine: Engine) -> None:
@@ -224,13 +233,20 @@ class TrainingCheckpoint:
             self.best, self.best_epoch = math.inf, epoch
         if value < self.best:
             self.best, self.best_epoch = value, epoch
-            save(weights, self.folder / BEST)
+            self.save(weights, BEST)
         state = {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()}
         state |= {"network": weights, "epoch": epoch, "best": self.best, "best_epoch": self.best_epoch}
-        save(state, self.folder / LAST)
+        if hasattr(engine, "loss_scaler"):
+            state["loss_scaler"] = engine.loss_scaler.state_dict()
+        self.save(state, LAST)
         if self.exhausted(epoch):
-            print(f"Stopped after epoch {epoch}: no better {self.metric} since epoch {self.best_epoch}.")
+            self.say(f"Stopped after epoch {epoch}: no better {self.metric} since epoch {self.best_epoch}.")
             engine.terminate()
+
+    def save(self, content: Mapping[str, Any], name: str) -> None:
+        """Write one of the two files."""
+        if self.main_process:
+            save(content, self.folder / name)
 
     def exhausted(self, epoch: int) -> bool:
         """Whether the metric has not improved for as long as patience lasts."""

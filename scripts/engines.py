@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
+import ignite.distributed as idist
 import torch
 from monai.engines import SupervisedEvaluator, SupervisedTrainer
 from monai.engines.utils import IterationEvents
 from monai.utils.enums import CommonKeys as Keys
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
-from scripts.losses import Elbo, IntrospectiveLoss, RegularizedLoss, VAELoss, kl_divergence, log_mean_exp
+from scripts.distributed import average_gradients, gather_rows, own_rows, share_weights
+from scripts.losses import (
+    Elbo,
+    IntrospectiveLoss,
+    RegularizedLoss,
+    VAELoss,
+    full_precision,
+    kl_divergence,
+    log_mean_exp,
+)
+from scripts.memory import keep_freed_memory
 from scripts.networks import VariationalAutoencoder, sample
 
 ATTRIBUTES = "attributes"
@@ -30,52 +45,219 @@ def prepare_batch(
     return image, attributes if attributes is None else attributes.to(device=device, non_blocking=non_blocking)
 
 
+@dataclass
+class Part:
+    """A micro-batch, or the whole batch of this process where that is not split.
+
+    Args:
+        image: (b, C, H, W).
+        noise: name to values (b, D) drawn from N(0, I).
+        rows: which rows of the batch of all processes it is.
+        share: its share of this process's batch.
+    """
+
+    image: torch.Tensor
+    noise: Mapping[str, torch.Tensor]
+    rows: slice
+    share: float
+
+
+@dataclass
+class Batch:
+    """A batch in its parts, and what pairs of all its images need.
+
+    Args:
+        parts: micro-batches.
+        attributes: of the images of all processes, (processes * B, A).
+        codes: of the same images, (processes * B, D), without gradient; None where each process has one part, whose
+            codes are known as soon as they are needed.
+    """
+
+    parts: list[Part]
+    attributes: torch.Tensor | None = None
+    codes: torch.Tensor | None = None
+
+
+@dataclass
+class Outcome:
+    """What one part gave.
+
+    Args:
+        codes: drawn from q(z|x), (b, D).
+        reconstruction: of the image, (b, C, H, W).
+        real: of the image.
+        attribute: attribute loss over the whole batch.
+        fakes: generated images by name, (b, C, H, W).
+        judged: name to what the encoder made of them.
+    """
+
+    codes: torch.Tensor
+    reconstruction: torch.Tensor
+    real: Elbo
+    attribute: torch.Tensor
+    fakes: dict[str, torch.Tensor] = field(default_factory=dict)
+    judged: dict[str, Elbo] = field(default_factory=dict)
+
+    def detach(self) -> Outcome:
+        """The same without what leads to gradients, but for that of generated images: these are made anew."""
+        return Outcome(
+            self.codes.detach(),
+            self.reconstruction.detach(),
+            self.real.detach(),
+            self.attribute.detach(),
+            judged={name: elbo.detach() for name, elbo in self.judged.items()},
+        )
+
+
 class AutoencoderTrainer(SupervisedTrainer):
-    """What the trainers of both families share: how a batch comes in, and how its outcome goes out.
+    """What the trainers of both families share: how a batch comes in, is split, and how its outcome goes out.
+
+    A batch may be split into micro-batches, and each process of a distributed training has one of its own. Losses and
+    gradients are those of the whole batch of all processes: means are over it, and so are the pairs of the attribute
+    loss.
 
     Args:
         loss_function: moved to the trainer's device.
+        micro_batch_size: images to compute on at a time; None takes the whole batch. Fewer need less memory.
+        amp: run the networks in half precision; losses, sums over pixels and divergences stay in full precision.
+        amp_kwargs: of ``torch.autocast``, such as ``dtype``. With float16, gradients are scaled.
+        compile: compile encoder and decoder with ``torch.compile``.
+        compile_kwargs: of ``torch.compile``.
         kwargs: of ``SupervisedTrainer``; ``network`` is a ``VariationalAutoencoder``. The ``inferer`` is not used,
             since encoder and decoder run apart.
 
     Raises:
-        ValueError: for ``amp`` or ``accumulation_steps``, which these engines do not support yet.
+        ValueError: for ``accumulation_steps``, in place of which there is ``micro_batch_size``; or for micro-batches of
+            a network with batch normalization, which would see other statistics than the batch's.
     """
 
     network: VariationalAutoencoder
+    noises: tuple[str, ...] = (CODES,)
 
-    def __init__(self, *, loss_function: RegularizedLoss, **kwargs: Any) -> None:
-        for option, neutral in (("amp", False), ("accumulation_steps", 1)):
-            if kwargs.get(option, neutral) != neutral:
-                name = type(self).__name__
-                raise ValueError(f"{option} is not supported by {name}; remove train#trainer#{option}.")
+    def __init__(
+        self,
+        *,
+        loss_function: RegularizedLoss,
+        micro_batch_size: int | None = None,
+        amp: bool = False,
+        compile: bool = False,
+        compile_kwargs: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if kwargs.get("accumulation_steps", 1) != 1:
+            raise ValueError("accumulation_steps is not supported; to save memory, set --micro_batch_size.")
         kwargs.setdefault("prepare_batch", prepare_batch)
         super().__init__(loss_function=loss_function, **kwargs)
-        loss_function.to(self.state.device)
+        self.batch_norm = any(isinstance(module, _BatchNorm) for module in self.network.modules())
+        if micro_batch_size is not None and (self.batch_norm or micro_batch_size < 1):
+            reason = "needs a network without batch normalization" if self.batch_norm else "must be at least 1"
+            raise ValueError(f"micro_batch_size {micro_batch_size} {reason}.")
+        self.micro_batch_size = micro_batch_size
+        device = self.state.device
+        # Not `amp` and `scaler`: with these, the base class makes a scaler for CUDA, whatever device and precision are.
+        self.half_precision = amp
+        half = self.amp_kwargs.get("dtype", torch.get_autocast_dtype(device.type))
+        self.loss_scaler = torch.amp.GradScaler(device.type, enabled=amp and half == torch.float16)
+        loss_function.to(device)
+        share_weights(self.network)
+        if device.type == "cpu":
+            keep_freed_memory()
+        if compile:
+            for part in self._compiled():
+                part.compile(**(compile_kwargs or {}))
 
-    def _prepare(self, batchdata: Mapping[str, Any]) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Image (B, C, H, W) and attributes (B, A) on the device, with the network in training mode."""
+    def _compiled(self) -> list[nn.Module]:
+        """The modules that ``compile`` is for."""
+        return [self.network.encoder, self.network.decoder]
+
+    def draw_noise(self, count: int) -> dict[str, torch.Tensor]:
+        """Draw all that is random in one step: name to (count, D) from N(0, I).
+
+        Every process draws that of all from the same seed, and keeps its own part, so that the number of processes does
+        not change what an image gets.
+        """
+        size = (count * idist.get_world_size(), self.network.latent_dim)
+        dtype = full_precision(next(self.network.parameters())).dtype
+        return {name: torch.randn(size, dtype=dtype, device=self.state.device)[own_rows(count)] for name in self.noises}
+
+    def _prepare(self, batchdata: Mapping[str, Any]) -> Batch:
+        """The batch in its parts on the device, with the network in training mode."""
         self.network.train()
-        return self.prepare_batch(batchdata, self.state.device, self.non_blocking, **self.to_kwargs)
+        image, attributes = self.prepare_batch(batchdata, self.state.device, self.non_blocking, **self.to_kwargs)
+        count, first = len(image), own_rows(len(image)).start
+        noise, size = self.draw_noise(count), self.micro_batch_size or count
+        batch = Batch([])
+        for start in range(0, count, size):
+            rows = slice(start, min(start + size, count))
+            own = {name: values[rows] for name, values in noise.items()}
+            share = (rows.stop - rows.start) / count
+            batch.parts.append(Part(image[rows], own, slice(first + rows.start, first + rows.stop), share))
+        if self.loss_function.gamma:
+            batch.attributes = gather_rows(attributes)
+            if len(batch.parts) > 1:
+                with torch.no_grad():
+                    batch.codes = gather_rows(torch.cat([self._encode(part)[0] for part in batch.parts]))
+        return batch
 
-    def _reconstruct(
-        self, image: torch.Tensor, attributes: torch.Tensor | None
-    ) -> tuple[torch.Tensor, Elbo, torch.Tensor]:
-        """The reconstruction from sampled codes, the two parts of its evidence lower bound, and the attribute loss."""
-        mean, log_variance = self.network.encode(image)
-        codes = sample(mean, log_variance)
-        reconstruction = self.network.decode(codes)
-        real = Elbo(self.loss_function.reconstruction(reconstruction, image), kl_divergence(mean, log_variance))
-        return reconstruction, real, self.loss_function.attribute(codes, attributes)
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.state.device.type, enabled=self.half_precision, **self.amp_kwargs)
 
-    def _finish(self, image: torch.Tensor, reconstruction: torch.Tensor, terms: Mapping[str, torch.Tensor]) -> dict:
-        """Put everything into ``state.output``, detached, and tell the handlers. The first term is the loss."""
-        terms = {name: term.detach() for name, term in terms.items()}
-        loss = next(iter(terms.values()))
-        self.state.output = {Keys.IMAGE: image, Keys.PRED: reconstruction.detach(), Keys.LOSS: loss, TERMS: terms}
+    def _encode(self, part: Part) -> tuple[torch.Tensor, torch.Tensor]:
+        """Codes (b, D) drawn from q(z|x) for the images of a part, and their divergence (b,)."""
+        with self._autocast():
+            mean, log_variance = self.network.encode(part.image)
+        return sample(mean, log_variance, part.noise[CODES]), kl_divergence(mean, log_variance)
+
+    def _decode(self, codes: torch.Tensor) -> torch.Tensor:
+        with self._autocast():
+            return self.network.decode(codes)
+
+    def _reconstruct(self, part: Part, batch: Batch) -> Outcome:
+        """Reconstruct from sampled codes."""
+        codes, kl = self._encode(part)
+        reconstruction = self._decode(codes)
+        with self._autocast():
+            error = self.loss_function.reconstruction(reconstruction, part.image)
+        return Outcome(codes, reconstruction, Elbo(error, kl), self._attribute(codes, part, batch))
+
+    def _attribute(self, codes: torch.Tensor, part: Part, batch: Batch) -> torch.Tensor:
+        """L_attr over all pairs of the whole batch, with a gradient to the codes of this part."""
+        if not self.loss_function.gamma:
+            return codes.new_zeros(())
+        everyone = gather_rows(codes) if batch.codes is None else batch.codes
+        codes = torch.cat([everyone[: part.rows.start], codes, everyone[part.rows.stop :]])
+        return self.loss_function.attribute(codes, batch.attributes)
+
+    @staticmethod
+    def _sum_of_parts(attribute: torch.Tensor, part: Part) -> torch.Tensor:
+        """The attribute loss as an average of parts needs it: each part has the gradient of its own codes only."""
+        return attribute * (idist.get_world_size() / part.share)
+
+    def _backward(self, loss: torch.Tensor, part: Part, **kwargs: Any) -> None:
+        self.loss_scaler.scale(loss * part.share).backward(**kwargs)
+
+    def _step(self, optimizer: Optimizer) -> None:
+        average_gradients(parameter for group in optimizer.param_groups for parameter in group["params"])
+        self.loss_scaler.step(optimizer)
+
+    def _finish(self, batch: Batch, outcomes: Sequence[Outcome], terms: Mapping[str, torch.Tensor]) -> dict:
+        """Put everything into ``state.output``, and tell the handlers. The first term is the loss."""
+        self.loss_scaler.update()
+        self.state.output = {
+            Keys.IMAGE: torch.cat([part.image for part in batch.parts]),
+            Keys.PRED: torch.cat([outcome.reconstruction.detach() for outcome in outcomes]),
+            Keys.LOSS: next(iter(terms.values())),
+            TERMS: terms,
+        }
         for event in (IterationEvents.LOSS_COMPLETED, IterationEvents.MODEL_COMPLETED):
             self.fire_event(event)
         return self.state.output
+
+
+def whole(elbos: Sequence[Elbo]) -> Elbo:
+    """The evidence lower bounds of all parts of all processes, without gradient."""
+    both = torch.stack([torch.cat(values) for values in zip(*elbos, strict=True)], dim=1)
+    return Elbo(*gather_rows(both).unbind(1))
 
 
 class VAETrainer(AutoencoderTrainer):
@@ -92,23 +274,25 @@ class VAETrainer(AutoencoderTrainer):
     loss_function: VAELoss
 
     def _iteration(self, engine: VAETrainer, batchdata: dict[str, torch.Tensor]) -> dict:
-        image, attributes = engine._prepare(batchdata)
-        loss, scale = engine.loss_function, 1 / image[0].numel()
-
-        reconstruction, real, attribute = engine._reconstruct(image, attributes)
-        total = loss(attribute, real, scale)
+        batch = engine._prepare(batchdata)
+        loss, scale = engine.loss_function, 1 / batch.parts[0].image[0].numel()
 
         engine.optimizer.zero_grad(set_to_none=True)
-        total.backward()
-        engine.optimizer.step()
+        outcomes = []
+        for part in batch.parts:
+            outcome = engine._reconstruct(part, batch)
+            engine._backward(loss(engine._sum_of_parts(outcome.attribute, part), outcome.real, scale), part)
+            outcomes.append(outcome.detach())
+        engine._step(engine.optimizer)
 
+        real, attribute = whole([outcome.real for outcome in outcomes]), outcomes[0].attribute
         terms = {
-            "loss": total,
+            "loss": loss(attribute, real, scale),
             "attribute_loss": attribute,
             "reconstruction_loss": scale * real.error.mean(),
             "kl_real": real.kl.mean(),
         }
-        return engine._finish(image, reconstruction, terms)
+        return engine._finish(batch, outcomes, terms)
 
 
 class IntrospectiveTrainer(AutoencoderTrainer):
@@ -130,9 +314,18 @@ class IntrospectiveTrainer(AutoencoderTrainer):
     loss_function: IntrospectiveLoss
 
     def __init__(
-        self, *, decoder_optimizer: Optimizer, loss_function: IntrospectiveLoss, warmup_epochs: int = 0, **kwargs: Any
+        self,
+        *,
+        decoder_optimizer: Optimizer,
+        loss_function: IntrospectiveLoss,
+        network: VariationalAutoencoder,
+        warmup_epochs: int = 0,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(loss_function=loss_function, **kwargs)
+        self.frozen_encoder, self.frozen_decoder = frozen_twin(network.encoder), frozen_twin(network.decoder)
+        super().__init__(loss_function=loss_function, network=network, **kwargs)
+        again = ("reconstructed_again", "generated_again") if loss_function.eta else ()
+        self.noises = (CODES, "prior", "reconstructed", "generated", *again)
         self.decoder_optimizer = decoder_optimizer
         self.warmup_epochs = warmup_epochs
         if warmup_epochs >= self.state.max_epochs:
@@ -142,56 +335,106 @@ class IntrospectiveTrainer(AutoencoderTrainer):
                 stacklevel=2,
             )
 
+    def _compiled(self) -> list[nn.Module]:
+        return [*super()._compiled(), self.frozen_encoder, self.frozen_decoder]
+
     def _iteration(self, engine: IntrospectiveTrainer, batchdata: dict[str, torch.Tensor]) -> dict:
-        image, attributes = engine._prepare(batchdata)
-        network, loss, scale = engine.network, engine.loss_function, 1 / image[0].numel()
+        batch = engine._prepare(batchdata)
+        loss, scale = engine.loss_function, 1 / batch.parts[0].image[0].numel()
 
-        reconstruction, real, attribute = engine._reconstruct(image, attributes)
-        fakes = {} if engine.state.epoch <= engine.warmup_epochs else {"reconstructed": reconstruction}
-        if fakes:
-            noise = torch.randn(len(image), network.latent_dim, dtype=image.dtype, device=image.device)
-            fakes["generated"] = network.decode(noise)
+        engine.optimizer.zero_grad(set_to_none=True)
+        engine.decoder_optimizer.zero_grad(set_to_none=True)
+        outcomes = [engine._encoder_pass(part, batch, scale) for part in batch.parts]
+        engine._step(engine.optimizer)
+        rejudged = [
+            engine._decoder_pass(part, result, scale) for part, result in zip(batch.parts, outcomes, strict=True)
+        ]
+        engine._step(engine.decoder_optimizer)
 
-        judged = {name: engine._judge(fake.detach(), bool(loss.beta_rec)) for name, fake in fakes.items()}
-        encoder_loss = loss.encoder(attribute, real, judged.values(), scale)
-        # The graph of the reconstruction serves the decoder too: its weights do not change in this update.
-        engine._update(engine.optimizer, encoder_loss, network.encoder, retain_graph=True)
-
-        rejudged = [engine._judge(fake, bool(loss.eta), for_decoder=True) for fake in fakes.values()]
-        decoder_loss = loss.decoder(real, rejudged, scale)
-        engine._update(engine.decoder_optimizer, decoder_loss, network.decoder)
-
+        real, attribute = whole([outcome.real for outcome in outcomes]), outcomes[0].attribute
+        judged = {name: whole([outcome.judged[name] for outcome in outcomes]) for name in outcomes[0].judged}
+        again = [whole([elbos[name] for elbos in rejudged]) for name in judged]
         terms = {
-            "encoder_loss": encoder_loss,
-            "decoder_loss": decoder_loss,
+            "encoder_loss": loss.encoder(attribute, real, judged.values(), scale),
+            "decoder_loss": loss.decoder(real, again, scale),
             "attribute_loss": attribute,
             "reconstruction_loss": scale * real.error.mean(),
             "kl_real": real.kl.mean(),
             **{f"kl_{name}": elbo.kl.mean() for name, elbo in judged.items()},
             **{f"log_exp_elbo_{name}": log_mean_exp(loss.log_exp_elbo(elbo, scale)) for name, elbo in judged.items()},
         }
-        return engine._finish(image, reconstruction, terms)
+        return engine._finish(batch, outcomes, terms)
 
-    def _judge(self, fake: torch.Tensor, with_error: bool, for_decoder: bool = False) -> Elbo:
-        """What the encoder makes of a generated image: its divergence and, if asked for, its reconstruction error.
+    def _encoder_pass(self, part: Part, batch: Batch, scale: float) -> Outcome:
+        """Add one part's gradient of Eq. 6 to the encoder, and that of the same error of real images to the decoder.
 
-        Eq. 7 takes the image and its code as given in the error, and only the divergence leads back to the image.
+        Eq. 7 has s * beta_rec * L_r(x, D(z)) as Eq. 6 has it, so that one way back serves both. Nothing else of Eq. 6
+        leads to the decoder: it is frozen where generated images are judged.
         """
-        mean, log_variance = self.network.encode(fake)
-        kl = kl_divergence(mean, log_variance)
-        if not with_error:
-            return Elbo(torch.zeros_like(kl), kl)
-        codes = sample(mean, log_variance)
-        if for_decoder:
-            fake, codes = fake.detach(), codes.detach()
-        return Elbo(self.loss_function.reconstruction(self.network.decode(codes), fake), kl)
+        outcome = self._reconstruct(part, batch)
+        if self.state.epoch > self.warmup_epochs:
+            outcome.fakes = {"reconstructed": outcome.reconstruction, "generated": self._decode(part.noise["prior"])}
+            detached = {name: fake.detach() for name, fake in outcome.fakes.items()}
+            outcome.judged = self._judge(detached, part)
+        attribute = self._sum_of_parts(outcome.attribute, part)
+        loss = self.loss_function.encoder(attribute, outcome.real, outcome.judged.values(), scale)
+        reuse = len(batch.parts) == 1 and bool(outcome.fakes)
+        self._backward(loss, part, retain_graph=reuse)
+        fakes = outcome.fakes if reuse else {}
+        outcome = outcome.detach()
+        outcome.fakes = fakes
+        return outcome
 
-    @staticmethod
-    def _update(optimizer: Optimizer, loss: torch.Tensor, part: torch.nn.Module, retain_graph: bool = False) -> None:
-        """One step of ``part`` alone: no gradient is computed for the other part's weights."""
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward(inputs=list(part.parameters()), retain_graph=retain_graph)
-        optimizer.step()
+    def _decoder_pass(self, part: Part, outcome: Outcome, scale: float) -> dict[str, Elbo]:
+        """Add one part's gradient of Eq. 7 to the decoder: that of the generated images, since the rest is there."""
+        if not outcome.judged:
+            return {}
+        fakes = outcome.fakes
+        if not fakes:  # given up with the graph of the part, to save memory
+            fakes = {"reconstructed": self._decode(outcome.codes), "generated": self._decode(part.noise["prior"])}
+        judged = self._judge(fakes, part, for_decoder=True)
+        loss = self.loss_function.decoder(outcome.real, judged.values(), scale)
+        # The graph of the reconstruction leads on to the encoder, which is not to learn here.
+        self._backward(loss, part, inputs=list(self.network.decoder.parameters()))
+        return {name: elbo.detach() for name, elbo in judged.items()}
+
+    def _judge(self, fakes: Mapping[str, torch.Tensor], part: Part, for_decoder: bool = False) -> dict[str, Elbo]:
+        """What the encoder makes of generated images: their divergence and, where it has a weight, their error.
+
+        Eq. 7 takes image and code as given in the error, and only the divergence leads back to the image.
+        """
+        loss, network = self.loss_function, self.network
+        encoder, decoder = (
+            (self.frozen_encoder, network.decoder) if for_decoder else (network.encoder, self.frozen_decoder)
+        )
+        # Batch normalization takes the statistics of each kind of images apart.
+        groups = [[name] for name in fakes] if self.batch_norm else [list(fakes)]
+        judged = {}
+        for names in groups:
+            images = torch.cat([fakes[name] for name in names])
+            with self._autocast():
+                mean, log_variance = encoder(images).chunk(2, dim=1)
+            kl = kl_divergence(mean, log_variance)
+            error = torch.zeros_like(kl)
+            if loss.eta if for_decoder else loss.beta_rec:
+                noise = torch.cat([part.noise[f"{name}_again" if for_decoder else name] for name in names])
+                codes = sample(mean, log_variance, noise)
+                if for_decoder:
+                    images, codes = images.detach(), codes.detach()
+                with self._autocast():
+                    error = loss.reconstruction(decoder(codes), images)
+            for name, *elbo in zip(names, error.chunk(len(names)), kl.chunk(len(names)), strict=True):
+                judged[name] = Elbo(*elbo)
+        return judged
+
+
+def frozen_twin(part: nn.Module) -> nn.Module:
+    """The same network, whose weights and statistics share their memory with it and never get a gradient."""
+    twin = copy.deepcopy(part).requires_grad_(False).train()
+    shared = zip([*twin.parameters(), *twin.buffers()], [*part.parameters(), *part.buffers()], strict=True)
+    for mine, theirs in shared:
+        mine.data = theirs.data
+    return twin
 
 
 class CodeEvaluator(SupervisedEvaluator):
@@ -203,17 +446,12 @@ class CodeEvaluator(SupervisedEvaluator):
 
     Args:
         kwargs: of ``SupervisedEvaluator``; ``network`` is a ``VariationalAutoencoder``. The ``inferer`` is not used,
-            since encoder and decoder run apart.
-
-    Raises:
-        ValueError: for ``amp``, which this engine does not support yet.
+            since encoder and decoder run apart. With ``amp`` the networks run in half precision.
     """
 
     network: VariationalAutoencoder
 
     def __init__(self, **kwargs: Any) -> None:
-        if kwargs.get("amp"):
-            raise ValueError("amp is not supported by CodeEvaluator; remove it from the evaluator.")
         kwargs.setdefault("prepare_batch", prepare_batch)
         super().__init__(**kwargs)
 
@@ -224,9 +462,12 @@ class CodeEvaluator(SupervisedEvaluator):
         image, attributes = engine.prepare_batch(
             batchdata, engine.state.device, engine.non_blocking, **engine.to_kwargs
         )
-        with engine.mode(engine.network):
-            codes, log_variances = engine.network.encode(image)
-            reconstruction = engine.network.decode(codes)
+        with (
+            engine.mode(engine.network),
+            torch.autocast(engine.state.device.type, enabled=engine.amp, **engine.amp_kwargs),
+        ):
+            codes, log_variances = map(full_precision, engine.network.encode(image))
+            reconstruction = full_precision(engine.network.decode(codes))
         engine.state.output = {
             Keys.IMAGE: image,
             Keys.PRED: reconstruction,

@@ -6,9 +6,10 @@ import math
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import ignite.distributed as idist
 import numpy as np
 import torch
 from ignite.engine import Engine, Events
@@ -48,7 +49,8 @@ class EpochSeed:
     def __call__(self, engine: Engine) -> None:
         seed = int(np.random.SeedSequence([self.seed, engine.state.epoch]).generate_state(1)[0])
         set_determinism(seed)
-        set_rnd(engine.data_loader.dataset, seed)  # random transforms have generators of their own
+        # Random transforms have generators of their own, and each process augments its own images.
+        set_rnd(engine.data_loader.dataset, seed + idist.get_rank())
 
 
 class LinearDecay:
@@ -78,30 +80,55 @@ class LinearDecay:
                 group["lr"] = rate * (1 - done * (1 - self.final_fraction))
 
 
+def stacked(values: Iterable[torch.Tensor | float]) -> torch.Tensor:
+    """Numbers as one tensor on the device where they are."""
+    return torch.stack([torch.as_tensor(value) for value in values])
+
+
 class LossGuard:
-    """Stop at the first loss that is not finite, and warn when the adversarial gradient has vanished for an epoch."""
+    """Stop at a loss that is not finite, and warn when the adversarial gradient has vanished for an epoch.
+
+    Losses are read from the device at intervals only, since each reading makes the host wait for the device.
+
+    Args:
+        interval: iterations between two readings; the end of an epoch is one in any case.
+    """
+
+    def __init__(self, interval: int = 1) -> None:
+        self.interval = interval
 
     def attach(self, engine: Engine) -> None:
         """Register with the trainer."""
         engine.add_event_handler(Events.EPOCH_STARTED, self.start)
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self.check_finite)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.collect)
+        engine.add_event_handler(Events.ITERATION_COMPLETED(every=self.interval), self.check_finite)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.check_finite)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.check_adversarial)
 
     def start(self, engine: Engine) -> None:
         """Forget the epoch before."""
+        self.unread: list[torch.Tensor] = []
         self.adversarial: list[float] = []
 
+    def collect(self, engine: Engine) -> None:
+        """Keep one iteration's terms on the device."""
+        self.unread.append(stacked(engine.state.output[TERMS].values()))
+
     def check_finite(self, engine: Engine) -> None:
-        """Raise FloatingPointError naming the terms that are not finite."""
-        terms = {name: float(term) for name, term in engine.state.output[TERMS].items()}
-        broken = [name for name, value in terms.items() if not math.isfinite(value)]
-        if broken:
-            raise FloatingPointError(
-                f"{', '.join(broken)} not finite in epoch {engine.state.epoch}, iteration {engine.state.iteration}. "
-                "Run the same command with a lower --learning_rate: it resumes from the epoch before. If that does not "
-                "help, look for extreme values in the attributes."
-            )
-        self.adversarial += [value for name, value in terms.items() if name.startswith("log_exp_elbo")]
+        """Raise FloatingPointError naming the terms that are not finite in the first iteration that has such."""
+        names = list(engine.state.output[TERMS])
+        first = engine.state.iteration - len(self.unread) + 1
+        read, self.unread = torch.stack(self.unread).tolist() if self.unread else [], []
+        for iteration, values in enumerate(read, start=first):
+            terms = dict(zip(names, values, strict=True))
+            broken = [name for name, value in terms.items() if not math.isfinite(value)]
+            if broken:
+                raise FloatingPointError(
+                    f"{', '.join(broken)} not finite in epoch {engine.state.epoch}, iteration {iteration}. Run the "
+                    "same command with a lower --learning_rate: it resumes from the epoch before. If that does not "
+                    "help, look for extreme values in the attributes."
+                )
+            self.adversarial += [value for name, value in terms.items() if name.startswith("log_exp_elbo")]
 
     def check_adversarial(self, engine: Engine) -> None:
         """Warn when exp(log_exp_elbo) was below float32's resolution in every iteration, for both kinds of images."""
@@ -120,7 +147,7 @@ class TrainingProgress(ProgressBar):
     def __init__(self, names: Sequence[str] = ("encoder_loss", "decoder_loss", "attribute_loss")) -> None:
         super().__init__(persist=True, desc="training", mininterval=0.5 if sys.stderr.isatty() else 30, unit="epoch")
         self.names = tuple(names)
-        self.values: list[list[float]] = []
+        self.values: list[torch.Tensor] = []
 
     def attach(self, engine: Engine) -> None:  # type: ignore[override]
         """Register with the trainer."""
@@ -129,7 +156,7 @@ class TrainingProgress(ProgressBar):
         engine.add_event_handler(Events.ITERATION_COMPLETED, self.collect)
         super().attach(
             engine,
-            output_transform=lambda output: dict(zip(self.names, np.mean(self.values, axis=0).tolist(), strict=True)),
+            output_transform=lambda output: self.means(),
             event_name=Events.EPOCH_COMPLETED,
             closing_event_name=Events.COMPLETED,
         )
@@ -139,9 +166,13 @@ class TrainingProgress(ProgressBar):
         print(f"Training for {engine.state.max_epochs} epochs of {engine.state.epoch_length} iterations.", flush=True)
 
     def collect(self, engine: Engine) -> None:
-        """Keep one iteration's losses."""
+        """Keep one iteration's losses on the device, which the host does not wait for."""
         terms = engine.state.output.get(TERMS, engine.state.output)
-        self.values.append([float(terms[name]) for name in self.names])
+        self.values.append(stacked(terms[name] for name in self.names))
+
+    def means(self) -> dict[str, float]:
+        """The epoch's mean losses."""
+        return dict(zip(self.names, torch.stack(self.values).mean(0).tolist(), strict=True))
 
 
 class InferenceProgress(ProgressBar):

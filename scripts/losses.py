@@ -25,6 +25,10 @@ class Elbo(NamedTuple):
     error: torch.Tensor
     kl: torch.Tensor
 
+    def detach(self) -> Elbo:
+        """The same numbers without gradient."""
+        return Elbo(self.error.detach(), self.kl.detach())
+
 
 def attribute_loss(codes: torch.Tensor, attributes: torch.Tensor, delta: float) -> torch.Tensor:
     """Attribute regularization, Eq. 1-2 (after Pati & Lerch 2021), summed over attributes.
@@ -54,8 +58,23 @@ def attribute_loss(codes: torch.Tensor, attributes: torch.Tensor, delta: float) 
     return (torch.where(known, distance, 0).sum((0, 1)) / pairs).sum()
 
 
+def full_precision(values: torch.Tensor) -> torch.Tensor:
+    """At least float32: sums over pixels and exponentials do not survive half precision."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
+def squared_distance(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Sum of squared differences per sample, (B, ...) twice to (B,).
+
+    As the square of a norm, since PyTorch differentiates that in one pass over the pixels, and a power in three.
+    """
+    difference = full_precision(prediction) - full_precision(target)
+    return torch.linalg.vector_norm(difference, dim=tuple(range(1, difference.ndim))).square()
+
+
 def kl_divergence(mean: torch.Tensor, log_variance: torch.Tensor) -> torch.Tensor:
     """L_KL: divergence of N(mean, exp(log_variance)) from N(0, I), summed over dimensions: (B, D) to (B,)."""
+    mean, log_variance = full_precision(mean), full_precision(log_variance)
     return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(1)
 
 
@@ -86,9 +105,9 @@ class ReconstructionLoss(nn.Module):
 
     def forward(self, prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """Errors (B,) of predictions (B, C, H, W)."""
-        error = target.new_zeros(len(target))
+        error = full_precision(target.new_zeros(len(target)))
         if self.mse_weight:
-            error = error + self.mse_weight * (prediction - target).square().sum((1, 2, 3))
+            error = error + self.mse_weight * squared_distance(prediction, target)
         if self.perceptual is not None:
             error = error + self.perceptual_weight * target[0].numel() * self.perceptual(prediction, target)
         return error

@@ -13,11 +13,30 @@ from itertools import pairwise
 import torch
 from monai.networks.blocks import Convolution, UnetResBlock, UpSample
 from torch import nn
+from torch.utils.checkpoint import checkpoint_sequential
 
 ACTIVATION = ("leakyrelu", {"negative_slope": 0.2, "inplace": True})
 
 
-class Encoder(nn.Sequential):
+class Blocks(nn.Sequential):
+    """Blocks one after the other, which can keep their inputs only and compute the rest again for the gradient.
+
+    That takes a third more time and a fraction of the memory. Gradients stay as they are; batch normalization sees each
+    batch twice for its running statistics.
+    """
+
+    checkpointing = False
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Run all blocks."""
+        if not torch.jit.is_scripting() and self.checkpointing and torch.is_grad_enabled():
+            return checkpoint_sequential(list(self), len(self), inputs, use_reentrant=False)
+        for block in self:
+            inputs = block(inputs)
+        return inputs
+
+
+class Encoder(Blocks):
     """Image to the parameters of q(z|x): a 5x5 stem, then residual blocks with average pooling.
 
     Args:
@@ -45,7 +64,7 @@ class Encoder(nn.Sequential):
         super().__init__(*layers, nn.Linear(features, 2 * latent_dim))
 
 
-class Decoder(nn.Sequential):
+class Decoder(Blocks):
     """z to image: residual blocks with nearest-neighbor upsampling, then a 5x5 convolution without activation.
 
     Args:
@@ -64,7 +83,7 @@ class Decoder(nn.Sequential):
         coarse = coarse_size(spatial_size, channels)
         layers: list[nn.Module] = [
             nn.Linear(latent_dim, channels[-1] * coarse.numel()),
-            nn.ReLU(inplace=True),
+            nn.ReLU(),
             nn.Unflatten(1, (channels[-1], *coarse)),
         ]
         width = channels[-1]
@@ -81,7 +100,7 @@ class Decoder(nn.Sequential):
         super().__init__(*layers)
 
 
-class PlainEncoder(nn.Sequential):
+class PlainEncoder(Blocks):
     """Image to the parameters of q(z|x): 3x3 convolutions of stride 2, then two dense layers.
 
     Args:
@@ -101,11 +120,11 @@ class PlainEncoder(nn.Sequential):
             Convolution(2, before, after, strides=2, act="relu", norm=norm)
             for before, after in pairwise((in_channels, *channels))
         ]
-        dense = [nn.Linear(features, 2 * latent_dim), nn.ReLU(inplace=True), nn.Linear(2 * latent_dim, 2 * latent_dim)]
+        dense = [nn.Linear(features, 2 * latent_dim), nn.ReLU(), nn.Linear(2 * latent_dim, 2 * latent_dim)]
         super().__init__(*layers, nn.Flatten(), *dense)
 
 
-class PlainDecoder(nn.Sequential):
+class PlainDecoder(Blocks):
     """z to image: a dense layer, 3x3 transposed convolutions of stride 2, then a 3x3 convolution without activation.
 
     Args:
@@ -121,7 +140,7 @@ class PlainDecoder(nn.Sequential):
         norm: str | tuple,
     ) -> None:
         coarse = coarse_size(spatial_size, channels)
-        dense = [nn.Linear(latent_dim, channels[-1] * coarse.numel()), nn.ReLU(inplace=True)]
+        dense = [nn.Linear(latent_dim, channels[-1] * coarse.numel()), nn.ReLU()]
         widths = (*reversed(channels), channels[0])
         layers = [
             Convolution(2, before, after, strides=2, act="relu", norm=norm, is_transposed=True)
@@ -153,7 +172,7 @@ def coarse_size(spatial_size: Sequence[int], channels: Sequence[int]) -> torch.S
     return torch.Size(size // factor for size in spatial_size)
 
 
-ARCHITECTURES: dict[str, tuple[type[nn.Sequential], type[nn.Sequential]]] = {
+ARCHITECTURES: dict[str, tuple[type[Blocks], type[Blocks]]] = {
     "residual": (Encoder, Decoder),
     "plain": (PlainEncoder, PlainDecoder),
 }
@@ -171,6 +190,7 @@ class VariationalAutoencoder(nn.Module):
         latent_dim: dimensions of z; the first ones are those regularized by attributes.
         norm: MONAI normalization, by name or (name, arguments).
         architecture: ``residual`` (Soft-IntroVAE) or ``plain`` (Attri-VAE).
+        checkpointing: keep less for the gradient and compute it again, see ``Blocks``.
 
     Raises:
         ValueError: for an unknown ``architecture``, or when ``spatial_size`` does not fit the number of ``channels``.
@@ -184,6 +204,7 @@ class VariationalAutoencoder(nn.Module):
         latent_dim: int = 128,
         norm: str | Sequence = "batch",
         architecture: str = "residual",
+        checkpointing: bool = False,
     ) -> None:
         super().__init__()
         if architecture not in ARCHITECTURES:
@@ -193,6 +214,7 @@ class VariationalAutoencoder(nn.Module):
         self.latent_dim = latent_dim
         self.encoder = encoder(in_channels, spatial_size, channels, latent_dim, norm)
         self.decoder = decoder(in_channels, spatial_size, channels, latent_dim, norm)
+        self.encoder.checkpointing = self.decoder.checkpointing = checkpointing
 
     @torch.jit.export
     def encode(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -210,6 +232,11 @@ class VariationalAutoencoder(nn.Module):
         return self.decode(self.encode(image)[0])
 
 
-def sample(mean: torch.Tensor, log_variance: torch.Tensor) -> torch.Tensor:
-    """Draw z from N(mean, exp(log_variance)) with a gradient to both (the reparametrization trick)."""
-    return mean + torch.randn_like(mean) * torch.exp(0.5 * log_variance)
+def sample(mean: torch.Tensor, log_variance: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+    """Draw z from N(mean, exp(log_variance)) with a gradient to both (the reparametrization trick).
+
+    Args:
+        mean, log_variance: (B, D).
+        noise: drawn from N(0, I), (B, D), in full precision.
+    """
+    return mean + noise * torch.exp(0.5 * log_variance.to(noise.dtype))

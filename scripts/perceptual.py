@@ -26,6 +26,7 @@ import torchvision
 from torch import nn
 
 from scripts import bundle_root
+from scripts.losses import squared_distance
 from scripts.storage import atomic_path
 
 TRUNKS_VARIABLE = "ARSIVAE_TRUNKS"
@@ -71,9 +72,6 @@ def load_trunk(name: str, weights: str | os.PathLike | None = None) -> nn.Sequen
         trunk.load_state_dict({key: state[key] for key in trunk.state_dict()}, assign=True)
     except (KeyError, RuntimeError) as error:
         raise ValueError(f"{weights or 'The file found'} does not hold the convolutions of {name}: {error}") from error
-    for module in trunk.modules():
-        if isinstance(module, nn.ReLU):
-            module.inplace = False  # in place, an activation would overwrite the layer before it
     return trunk.requires_grad_(False).eval()
 
 
@@ -266,7 +264,7 @@ class FeatureDistance(PerceptualDistance):
         self.imagenet_statistics = imagenet_statistics
         self.trunk = network[: self.positions[-1] + 1]
         self.trunk[0] = gray_convolution(network[0], imagenet_statistics)
-        self.eval()
+        self.to(memory_format=torch.channels_last).eval()  # the layout in which convolutions are fastest
 
     def features(self, images: torch.Tensor) -> list[torch.Tensor]:
         """Return the activations of gray images (N, 1, H, W) in [0, 1] at the layers, shallow to deep."""
@@ -284,13 +282,8 @@ class FeatureDistance(PerceptualDistance):
         with torch.no_grad():
             wanted = self.features(target)
         layers = zip(self.features(prediction), wanted, strict=True)
-        return torch.stack([_squared_error(*pair) for pair in layers]).sum(dim=0)
-
-
-def _squared_error(features: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    # In float32 at least: a square of half-precision features can overflow.
-    dtype = torch.promote_types(features.dtype, torch.float32)
-    return (features.to(dtype) - target.to(dtype)).square().mean(dim=(1, 2, 3))
+        errors = [squared_distance(found, target) / found[0].numel() for found, target in layers]
+        return torch.stack(errors).sum(dim=0)
 
 
 def layer_positions(name: str, trunk: nn.Sequential) -> dict[str, int]:

@@ -153,6 +153,20 @@ def test_killed_in_mid_epoch_and_resumed_equals_undisturbed(prepared, phantoms, 
     assert all(torch.equal(best[0][name], best[1][name]) for name in best[0])
 
 
+def test_two_processes_train_one_model_and_resume_it(prepared, phantoms, tmp_path):
+    paths = {"dataset_dir": str(phantoms), "datalist": str(prepared / "datalist.json"), "output_dir": str(tmp_path)}
+    launcher = [sys.executable, *"-m torch.distributed.run --standalone --nproc_per_node 2 -m".split()]
+    for epochs, expected in ((2, "Training for 2 epochs of 2 iterations."), (3, "after epoch 2 of 3.")):
+        options = {**paths, **TINY, "max_epochs": epochs, "precision": "bfloat16", "augmentation_prob": 0.9}
+        one = command("training", "train.json", "compact.json", "multi_gpu_train.json", **options)
+        run = subprocess.run([*launcher, *one[2:]], cwd=ROOT, env=environment(), timeout=300, **PIPES)
+        assert run.returncode == 0, run.stdout[-3000:]
+        assert run.stdout.count(expected) == 1, run.stdout[-3000:]
+        assert run.stdout.count("Best val_reconstruction_loss") == 1
+        assert torch.load(tmp_path / "last.pt", weights_only=True)["epoch"] == epochs
+    assert {"model.pt", "last.pt", "settings.json", "calibration.json", "pictures"} <= set(os.listdir(tmp_path))
+
+
 def test_training_calibrates_once_and_calibrate_serves_older_weights(trained, prepared, phantoms, tmp_path):
     content = (trained / "calibration.json").read_text()
     assert "phantom0" not in content

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from scripts.engines import CodeEvaluator, IntrospectiveTrainer, VAETrainer
+from scripts.engines import CodeEvaluator, IntrospectiveTrainer, VAETrainer, frozen_twin
 from scripts.losses import IntrospectiveLoss, ReconstructionLoss, VAELoss, attribute_loss, kl_divergence
 from scripts.networks import VariationalAutoencoder
 
@@ -138,12 +138,113 @@ def test_attribute_loss_is_reported_without_its_weight():
     assert terms[0.3] == pytest.approx(float(terms[3.0]))
 
 
-@pytest.mark.parametrize("option", [{"amp": True}, {"accumulation_steps": 2}])
-def test_what_is_not_supported_is_refused(option):
-    with pytest.raises(ValueError, match="is not supported by IntrospectiveTrainer"):
-        make_trainer(make_network(), IntrospectiveLoss(ReconstructionLoss(1), **WEIGHTS), **option)
-    with pytest.raises(ValueError, match="is not supported by VAETrainer"):
-        make_vae_trainer(make_network(), **option)
+def test_accumulation_is_refused_in_favor_of_micro_batches():
+    with pytest.raises(ValueError, match="set --micro_batch_size"):
+        make_vae_trainer(make_network(), accumulation_steps=2)
+
+
+def test_micro_batches_need_statistics_of_their_own():
+    with pytest.raises(ValueError, match="micro_batch_size 2 needs a network without batch normalization"):
+        make_vae_trainer(make_network("batch"), micro_batch_size=2)
+    with pytest.raises(ValueError, match="micro_batch_size 0 must be at least 1"):
+        make_vae_trainer(make_network(), micro_batch_size=0)
+
+
+def one_step(make, network, **kwargs):
+    """Outcome and gradients of one step with noise that is always the same."""
+    trainer = make(network, **kwargs)
+    trainer.state.epoch = 1
+    torch.manual_seed(7)
+    dtype = next(network.parameters()).dtype
+    output = trainer._iteration(trainer, {name: values.to(dtype) for name, values in make_batch().items()})
+    return output, [parameter.grad for parameter in network.parameters()]
+
+
+def numbers(output):
+    """The terms of a step as numbers."""
+    return {name: term.item() for name, term in output["terms"].items()}
+
+
+def make_introspective(network, **kwargs):
+    return make_trainer(network, IntrospectiveLoss(ReconstructionLoss(1), **WEIGHTS, eta=0.5), **kwargs)
+
+
+@pytest.mark.parametrize("make", [make_introspective, lambda *args, **kwargs: make_vae_trainer(*args, **kwargs)])
+@pytest.mark.parametrize("size", [1, 2, 4, 9])
+def test_micro_batches_change_nothing_but_memory(make, size):
+    output, gradients = one_step(make, make_network())
+    other_output, other_gradients = one_step(make, make_network(), micro_batch_size=size)
+    for one, other in zip(gradients, other_gradients, strict=True):
+        assert torch.allclose(one, other, rtol=1e-10, atol=1e-12)
+    assert numbers(other_output) == pytest.approx(numbers(output), rel=1e-10)
+    assert torch.allclose(output["pred"], other_output["pred"], atol=1e-12)
+    assert torch.equal(output["image"], other_output["image"])
+
+
+@pytest.mark.parametrize("architecture", ["residual", "plain"])
+@pytest.mark.parametrize("norm", ["batch", ("group", {"num_groups": 4})])
+def test_checkpointing_changes_nothing_but_memory(norm, architecture):
+    results = []
+    for checkpointing in (False, True):
+        torch.manual_seed(0)
+        network = VariationalAutoencoder(2, (16, 16), (4, 8), 6, norm, architecture, checkpointing).double()
+        passes = []
+        network.encoder[0].register_forward_pre_hook(lambda *_, passes=passes: passes.append(1))
+        results.append((*one_step(make_introspective, network), len(passes)))
+    (output, gradients, passes), (other_output, other_gradients, other_passes) = results
+    assert other_passes > passes  # it does compute again
+    for one, other in zip(gradients, other_gradients, strict=True):
+        assert torch.allclose(one, other, rtol=1e-10, atol=1e-12)
+    assert numbers(other_output) == pytest.approx(numbers(output), rel=1e-10)
+
+
+def test_the_plain_step_is_compiled_as_it_is():
+    output, gradients = one_step(make_introspective, make_network())
+    other_output, other_gradients = one_step(
+        make_introspective, make_network(), compile=True, compile_kwargs={"backend": "eager"}
+    )
+    for one, other in zip(gradients, other_gradients, strict=True):
+        assert torch.allclose(one, other, rtol=1e-10, atol=1e-12)
+    assert numbers(other_output) == pytest.approx(numbers(output), rel=1e-10)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_close_and_keeps_sums_in_full_precision(dtype):
+    output, gradients = one_step(make_introspective, make_network().float())
+    network = make_network().float()
+    seen = []
+    network.decoder[-1].register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    half, half_gradients = one_step(make_introspective, network, amp=True, amp_kwargs={"dtype": dtype})
+    assert set(seen) == {dtype}
+    assert all(term.dtype == torch.float32 for term in half["terms"].values())
+    assert numbers(half) == pytest.approx(numbers(output), rel=0.05, abs=0.01)
+    one, other = (torch.cat([gradient.flatten() for gradient in list_]) for list_ in (gradients, half_gradients))
+    assert torch.cosine_similarity(one, other, dim=0) > 0.99
+    assert 0.9 < other.norm() / one.norm() < 1.1
+
+
+def test_the_step_never_waits_for_the_device(monkeypatch):
+    def refuse(*args, **kwargs):
+        raise AssertionError("the host reads a value of the device within the step")
+
+    trainer = make_introspective(make_network())
+    trainer.state.epoch = 1
+    batch = make_batch()
+    for name in ("item", "tolist", "numpy", "__bool__", "__float__", "__int__", "__index__"):
+        monkeypatch.setattr(torch.Tensor, name, refuse)
+    trainer._iteration(trainer, batch)
+
+
+def test_a_frozen_twin_follows_without_learning():
+    network = make_network("batch")
+    twin = frozen_twin(network.encoder)
+    with torch.no_grad():
+        for parameter in network.encoder.parameters():
+            parameter += 1
+    network.encoder.train()(make_batch()["image"])
+    assert not any(parameter.requires_grad for parameter in twin.parameters())
+    for mine, theirs in zip(twin.state_dict().values(), network.encoder.state_dict().values(), strict=True):
+        assert torch.equal(mine, theirs)
 
 
 def test_a_training_of_warmup_only_is_told():

@@ -73,7 +73,7 @@ def test_torchscript_equals_eager(architecture):
 
 def test_sampling_has_the_asked_moments():
     torch.manual_seed(0)
-    codes = sample(torch.full((20000, 1), 3.0), torch.full((20000, 1), 2.0).log() * 2)
+    codes = sample(torch.full((20000, 1), 3.0), torch.full((20000, 1), 2.0).log() * 2, torch.randn(20000, 1))
     assert codes.mean() == pytest.approx(3, abs=0.06)
     assert codes.std() == pytest.approx(2, abs=0.06)
 

@@ -28,15 +28,10 @@ def reject_unknown_keys() -> None:
     Raises:
         ValueError: naming the first unknown key and the nearest known one.
     """
-    call = bundle_run()
-    if call is None:
+    launched = launch()
+    if launched is None:
         return
-    arguments = call.f_locals
-    overrides = dict(arguments["override"])
-    if arguments["args_file"]:
-        overrides |= ConfigParser.load_config_files(arguments["args_file"])
-    files = overrides.get("config_file") or arguments["config_file"]
-    files = [files] if isinstance(files, str | Path) else list(files)
+    files, overrides = launched
     overlays = [key for file in files[1:] for key in ConfigParser.load_config_file(file)]
     declared = declared_keys(files)
     check_keys(overrides, [*declared, *RUN_KEYS])
@@ -44,6 +39,19 @@ def reject_unknown_keys() -> None:
     config = ConfigParser.load_config_files([str(file) for file in files])
     for key in overrides:
         check_path(key, config)
+
+
+def launch() -> tuple[list[str | Path], dict[str, Any]] | None:
+    """Config files and overrides of the ``monai.bundle run`` that leads here, if there is one."""
+    call = bundle_run()
+    if call is None:
+        return None
+    arguments = call.f_locals
+    overrides = dict(arguments["override"])
+    if arguments["args_file"]:
+        overrides |= ConfigParser.load_config_files(arguments["args_file"])
+    files = overrides.get("config_file") or arguments["config_file"]
+    return [files] if isinstance(files, str | Path) else list(files), overrides
 
 
 def bundle_run() -> FrameType | None:

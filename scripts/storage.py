@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import socket
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,10 +17,11 @@ from typing import Any
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     """Yield a temporary path beside ``path`` that takes its place once the block has ended without an error.
 
-    The temporary name keeps the suffixes, since writers such as nibabel choose the format by them.
+    The temporary name keeps the suffixes, since writers such as nibabel choose the format by them. It names machine and
+    process, since several of a cluster may write the same file.
     """
     target = Path(path)
-    part = target.with_name(f".part-{os.getpid()}-{target.name}")
+    part = target.with_name(f".part-{socket.gethostname()}-{os.getpid()}-{target.name}")
     try:
         yield part
         with open(part, "rb+") as file:
@@ -58,16 +60,24 @@ def file_state(path: str | os.PathLike) -> tuple[int, int]:
 
 def write_json(path: str | os.PathLike, content: Any) -> None:
     """Write ``content`` as indented JSON."""
-    with atomic_path(path) as part:
-        part.write_text(json.dumps(content, indent=2) + "\n")
+    with atomic_path(path) as part, open(part, "w") as file:
+        json.dump(content, file, indent=2)  # piece by piece: the text of a large cohort's datalist fills much memory
+        file.write("\n")
 
 
 def write_csv(path: str | os.PathLike, rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> None:
     """Write ``rows`` as CSV with the given columns; a value that a row lacks stays empty."""
+    with csv_writer(path, columns) as writer:
+        writer.writerows(rows)
+
+
+@contextmanager
+def csv_writer(path: str | os.PathLike, columns: Sequence[str]) -> Iterator[csv.DictWriter]:
+    """Yield a writer of CSV, which has written the given columns as its header."""
     with atomic_path(path) as part, open(part, "w", newline="") as file:
         writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
         writer.writeheader()
-        writer.writerows(rows)
+        yield writer
 
 
 def read_csv(path: str | os.PathLike) -> list[dict[str, str]]:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +14,7 @@ import pytest
 
 from scripts.cohort.phantom import FAILURES, write_cohort
 from scripts.cohort.prepare import prepare
+from scripts.parallel import Workers
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
@@ -36,6 +42,32 @@ def prepared(phantoms, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("prepared")
     prepare(phantoms, folder, split=(0.5, 0.25, 0.25))
     return folder
+
+
+@pytest.fixture(scope="session")
+def scheduler(tmp_path_factory) -> Iterator[str]:
+    """File of a Dask scheduler with two workers that were started elsewhere and know nothing of this code."""
+    pytest.importorskip("distributed")
+    folder = tmp_path_factory.mktemp("cluster")
+    file = folder / "scheduler.json"
+    environment = {**os.environ, "PYTHONPATH": "", "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "1"}
+    commands = (("scheduler", "--port", "0"), ("worker", "--nworkers", "2", "--nthreads", "1"))
+    processes = []
+    for kind, *options in commands:
+        command = [sys.executable, "-m", "dask", kind, "--scheduler-file", file, "--no-dashboard", *options]
+        with open(folder / f"{kind}.log", "w") as log:
+            processes.append(subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log))
+    while not file.exists():
+        assert all(process.poll() is None for process in processes), (folder / "scheduler.log").read_text()
+        time.sleep(0.05)
+    yield str(file)
+    from scripts.cluster import connect
+
+    connect(Workers(scheduler=str(file))).close()
+    connect.cache_clear()
+    for process in reversed(processes):
+        process.terminate()
+        process.wait(30)
 
 
 @pytest.fixture

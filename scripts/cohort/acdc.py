@@ -10,13 +10,14 @@ import numpy as np
 
 from scripts.cohort.importing import import_subjects
 from scripts.cohort.layout import LABELS, PHASES, SubjectError, read_stored, write_volume
+from scripts.parallel import Workers
 
 ACDC_LABELS = {"RV": 1, "Myo": 2, "LV": 3}
 INFO_COLUMNS = ("subject", "diagnosis", "height", "weight")
 
 
 def import_acdc(
-    source_dir: str | os.PathLike | None, dataset_dir: str | os.PathLike, workers: int | None = None
+    source_dir: str | os.PathLike | None, dataset_dir: str | os.PathLike, workers: Workers | int | None = None
 ) -> None:
     """Convert ACDC patients to the UKBB format and gather their ``Info.cfg`` in ``info.csv``.
 
@@ -26,10 +27,11 @@ def import_acdc(
     Args:
         source_dir: folder with one ``patientNNN`` folder per patient (``Info.cfg``, ``*_frameFF.nii.gz``, ``*_gt``).
         dataset_dir: target, made when missing.
-        workers: processes; None takes one per core.
+        workers: who converts; None takes one process per core.
 
     Raises:
         FileNotFoundError: when ``source_dir`` holds no patient.
+        ValueError: when none could be imported.
     """
     if source_dir is None:
         raise FileNotFoundError("name the folder of ACDC patients with --source_dir.")

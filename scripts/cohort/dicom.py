@@ -34,6 +34,7 @@ import numpy as np
 
 from scripts.cohort.importing import import_subjects
 from scripts.cohort.layout import SubjectError, write_volume
+from scripts.parallel import Workers
 
 SHORT_AXIS = re.compile(r"sax|short|(?<![a-z])sa(?![a-z])", re.IGNORECASE)
 NO_CINE = re.compile(r"inlinevf|tagging|molli|scout|locali[sz]er", re.IGNORECASE)
@@ -87,7 +88,7 @@ class Frame:
 
 
 def import_dicom(
-    source_dir: str | os.PathLike | None, dataset_dir: str | os.PathLike, workers: int | None = None
+    source_dir: str | os.PathLike | None, dataset_dir: str | os.PathLike, workers: Workers | int | None = None
 ) -> None:
     """Convert short-axis cines from DICOM to the UKBB format: ``sa.nii.gz`` per subject, all names in ``info.csv``.
 
@@ -97,10 +98,11 @@ def import_dicom(
     Args:
         source_dir: folder with one folder or zip of DICOM files per subject, whose name becomes the subject's.
         dataset_dir: target, made when missing.
-        workers: processes; None takes one per core.
+        workers: who converts; None takes one process per core.
 
     Raises:
         FileNotFoundError: when ``source_dir`` holds neither folder nor zip.
+        ValueError: when no subject could be imported.
     """
     if source_dir is None:
         raise FileNotFoundError(f"name the folder of DICOM subjects with --source_dir; {EXPECTED}.")

@@ -26,22 +26,25 @@ from scripts.cohort.layout import (
     read_image,
     read_mask,
 )
-from scripts.cohort.parallel import parallel_map
 from scripts.cohort.quality import QualityRules, check_mask, heart_slices
+from scripts.parallel import Failed, Workers, parallel_map
 
 HEART_RATES = (20, 250)  # 1/min; outside, the header's frame time is not that of one heartbeat
 
 
 def examine_all(
-    folders: Iterable[Path],
+    folders: Sequence[Path],
     rules: QualityRules,
-    workers: int | None,
+    workers: Workers | int | None,
     masks_dir: str | os.PathLike | None = None,
-) -> Iterator[dict[str, Any]]:
-    """Examine subjects in parallel, with a progress bar; yields their rows in the order of ``folders``."""
+) -> Iterator[dict[str, Any] | Failed]:
+    """Examine subjects in parallel, with a progress bar; yields their rows in the order of ``folders``.
+
+    A subject whose examination failed twice, which tells nothing about the subject, has a ``Failed`` instead.
+    """
     task = partial(examine_subject, rules=rules, masks_dir=masks_dir)
-    for row in parallel_map(task, list(folders), workers, "examine", "subject"):
-        for message in row["warnings"]:
+    for row in parallel_map(task, folders, workers, "examine", "subject"):
+        for message in () if isinstance(row, Failed) else row["warnings"]:
             tqdm.write(f"  warning: {message}")
         yield row
 
@@ -55,7 +58,7 @@ def explained(rows: Iterable[Mapping[str, Any]], unsegmented: Mapping[str, str])
 
 
 def examine_subject(folder: Path, rules: QualityRules, masks_dir: str | os.PathLike | None = None) -> dict[str, Any]:
-    """Examine one subject; a problem becomes the row's reason and is never raised.
+    """Examine one subject; a problem of its files becomes the row's reason.
 
     Args:
         folder: a subject's folder in the UKBB format.
@@ -66,6 +69,9 @@ def examine_subject(folder: Path, rules: QualityRules, masks_dir: str | os.PathL
         ``subject``, ``status`` (``included`` or ``excluded``), ``reason``, ``warnings`` and, as far as the examination
         came, files (relative to the dataset, or to ``masks_dir``), the less trusted kind of mask, slices, voxel size
         (mm), volumes (mL), derived values and areas (cm²); of a cine, heart rate (1/min) and cardiac output (L/min).
+
+    Raises:
+        OSError: for a file that is there and cannot be read now, as when a share fails: another attempt may succeed.
     """
     row: dict[str, Any] = {"subject": folder.name, "status": "excluded", "reason": "", "warnings": []}
     with warnings.catch_warnings(record=True) as caught:
@@ -73,10 +79,18 @@ def examine_subject(folder: Path, rules: QualityRules, masks_dir: str | os.PathL
         try:
             measure(folder, rules, row, masks_dir)
             row["status"] = "included"
-        except (SubjectError, OSError) as error:
+        except SubjectError as error:
+            raise_failing_disk(error)
             row["reason"] = str(error) + (" (in a predicted mask)" if row.get("mask") == PREDICTED else "")
     row["warnings"] = list(dict.fromkeys(str(warning.message) for warning in caught))[:1]
     return row
+
+
+def raise_failing_disk(error: SubjectError) -> None:
+    """Raise the error of the file system that is behind a subject's; a broken file has none, as it has no number."""
+    cause = error.__cause__
+    if isinstance(cause, OSError) and cause.errno is not None:
+        raise OSError(str(error)) from error
 
 
 def measure(folder: Path, rules: QualityRules, row: dict[str, Any], masks_dir: str | os.PathLike | None = None) -> None:

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from scripts.cohort.layout import SubjectError
-from scripts.cohort.parallel import parallel_map
+from scripts.parallel import Failed, Workers, parallel_map
 from scripts.storage import output_folder, write_csv
 
 Row = dict[str, str]
@@ -20,7 +20,7 @@ def import_subjects(
     folders: Sequence[Path],
     dataset_dir: str | os.PathLike,
     columns: Sequence[str],
-    workers: int | None,
+    workers: Workers | int | None,
     kind: str,
 ) -> None:
     """Convert subjects in parallel, gather their rows in ``info.csv``, and name those that were skipped.
@@ -31,18 +31,26 @@ def import_subjects(
         folders: the subjects' foreign folders, whose names become the subjects' names.
         dataset_dir: target, made when missing.
         columns: of ``info.csv``.
-        workers: processes; None takes one per core.
+        workers: who converts; None takes one process per core.
         kind: of the subjects, for the messages.
+
+    Raises:
+        ValueError: when no subject could be imported.
     """
     target = output_folder(dataset_dir, "dataset_dir")
     task = partial(import_or_explain, convert=convert, target=target)
-    results = list(parallel_map(task, folders, workers or os.cpu_count(), f"import {kind}", "subject"))
+    results = [
+        (None, result.reason) if isinstance(result, Failed) else result
+        for result in parallel_map(task, folders, workers, f"import {kind}", "subject")
+    ]
     rows = [row for row, _ in results if row is not None]
     write_csv(target / "info.csv", rows, columns)
     print(f"Imported {len(rows)} of {len(folders)} {kind} subjects to {target}.")
     for folder, (row, message) in zip(folders, results, strict=True):
         if message:
             print(f"  {'skipped' if row is None else 'warning:'} {folder.name}: {message}")
+    if not rows:
+        raise ValueError(f"none of the {len(folders)} {kind} subjects could be imported; the reasons are listed above.")
 
 
 def import_or_explain(folder: Path, convert: Callable[[Path, Path], Row], target: Path) -> tuple[Row | None, str]:
@@ -52,6 +60,6 @@ def import_or_explain(folder: Path, convert: Callable[[Path, Path], Row], target
         warnings.simplefilter("always", UserWarning)
         try:
             row = convert(folder, target / folder.name)
-        except (SubjectError, OSError) as error:
+        except SubjectError as error:
             return None, str(error)
     return row, str(caught[0].message) if caught else ""

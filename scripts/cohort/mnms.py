@@ -24,6 +24,7 @@ import numpy as np
 
 from scripts.cohort.importing import import_subjects
 from scripts.cohort.layout import PHASES, SubjectError, open_scan, read_mask, read_stored, spacing_affine, write_volume
+from scripts.parallel import Workers
 from scripts.storage import read_csv
 
 FOLDERS = {
@@ -49,7 +50,7 @@ EXPECTED = (
 
 
 def import_mnms(
-    source_dir: str | os.PathLike | None, dataset_dir: str | os.PathLike, workers: int | None = None
+    source_dir: str | os.PathLike | None, dataset_dir: str | os.PathLike, workers: Workers | int | None = None
 ) -> None:
     """Convert M&Ms subjects to the UKBB format and gather their part of the table in ``info.csv``.
 
@@ -60,11 +61,11 @@ def import_mnms(
     Args:
         source_dir: the folder with the table and the folders ``Training``, ``Validation`` and ``Testing``.
         dataset_dir: target, made when missing.
-        workers: processes; None takes one per core.
+        workers: who converts; None takes one process per core.
 
     Raises:
         FileNotFoundError: when ``source_dir`` holds no table or no subject.
-        ValueError: when the table lacks a column or names a subject twice.
+        ValueError: when the table lacks a column or names a subject twice, or no subject could be imported.
     """
     if source_dir is None:
         raise FileNotFoundError(f"name the folder of M&Ms with --source_dir; {EXPECTED}.")

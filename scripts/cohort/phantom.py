@@ -18,10 +18,10 @@ from scipy import ndimage
 
 from scripts.cohort.attributes import VOLUMES
 from scripts.cohort.layout import LABELS, PHASES, write_volume
-from scripts.cohort.parallel import parallel_map
 from scripts.cohort.phantom_heart import Heart, HeartState, between, draw_shape, heart_grid
 from scripts.cohort.phantom_image import Scanner
 from scripts.cohort.phantom_volumes import DISEASES, draw_volumes
+from scripts.parallel import Failed, Workers, parallel_map
 from scripts.storage import output_folder, read_csv, write_csv
 
 COLUMNS = ("subject", "sex", "diagnosis", *VOLUMES, "layout", "intended_failure")
@@ -67,7 +67,7 @@ def write_cohort(
     diseased_fraction: float = 0.3,
     failing: int = 1,
     frames: int = 8,
-    workers: int | None = None,
+    workers: Workers | int | None = None,
     size: tuple[int, int] = (208, 187),
     spacing: tuple[float, float, float] = (1.8, 1.8, 10.0),
 ) -> None:
@@ -84,7 +84,7 @@ def write_cohort(
         diseased_fraction: part of the subjects with a dilated (DCM), hypertrophic (HCM) or enlarged right heart (RV).
         failing: number of subjects per rule of the quality control whose masks must fail it.
         frames: of a cine.
-        workers: processes to write with; None takes one per core.
+        workers: who writes; None takes one process per core.
         size: voxels along x and y.
         spacing: voxel size in mm; the third is the distance of the slices.
 
@@ -92,16 +92,25 @@ def write_cohort(
         ValueError: for a number out of range.
         FileExistsError: when ``dataset_dir`` holds an ``info.csv`` that is not a phantom cohort's.
         NotADirectoryError, PermissionError: when it cannot be written to.
+        RuntimeError: when some could not be written, naming them, after all others are.
     """
-    workers = workers or os.cpu_count() or 1
-    _check(subjects, cine_fraction, diseased_fraction, failing, frames, workers)
+    workers = Workers.of(workers)
+    _check(subjects, cine_fraction, diseased_fraction, failing, frames)
     _check_grid(size, spacing)
     protocol = Protocol(_prepared(dataset_dir), seed, frames, tuple(size), tuple(spacing))
     cohort = plan(subjects, seed, cine_fraction, diseased_fraction, failing)
     start = perf_counter()
-    rows = parallel_map(partial(write_subject, protocol=protocol), cohort, workers, "phantom", "subject")
-    write_csv(protocol.root / "info.csv", list(rows), COLUMNS)
-    print(f"Wrote {_summary(cohort)} to {protocol.root} in {perf_counter() - start:.0f} s.")
+    results = list(parallel_map(partial(write_subject, protocol=protocol), cohort, workers, "phantom", "subject"))
+    outcomes = list(zip(cohort, results, strict=True))
+    lost = [(subject, result.reason) for subject, result in outcomes if isinstance(result, Failed)]
+    written = [(subject, row) for subject, row in outcomes if not isinstance(row, Failed)]
+    write_csv(protocol.root / "info.csv", [row for _, row in written], COLUMNS)
+    print(
+        f"Wrote {_summary([subject for subject, _ in written])} to {protocol.root} in {perf_counter() - start:.0f} s."
+    )
+    if lost:
+        listed = "; ".join(f"{subject.name}: {reason}" for subject, reason in lost[:5])
+        raise RuntimeError(f"{len(lost)} of {len(cohort)} phantoms could not be written, the first of them {listed}.")
 
 
 def _summary(cohort: list[Subject]) -> str:
@@ -111,13 +120,11 @@ def _summary(cohort: list[Subject]) -> str:
     return f"{len(cohort)} phantoms ({cines} cine, {diseased} diseased, {failing} made to fail)"
 
 
-def _check(
-    subjects: int, cine_fraction: float, diseased_fraction: float, failing: int, frames: int, workers: int
-) -> None:
+def _check(subjects: int, cine_fraction: float, diseased_fraction: float, failing: int, frames: int) -> None:
     for name, fraction in (("cine_fraction", cine_fraction), ("diseased_fraction", diseased_fraction)):
         if not 0 <= fraction <= 1:
             raise ValueError(f"{name} is {fraction}; expected a number from 0 to 1.")
-    for name, number, least in (("subjects", subjects, 1), ("workers", workers, 1), ("frames", frames, 4)):
+    for name, number, least in (("subjects", subjects, 1), ("frames", frames, 4)):
         if number < least:
             raise ValueError(f"{name} is {number}; expected at least {least}.")
     if not 0 <= failing * len(FAILURES) <= subjects:

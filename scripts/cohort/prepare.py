@@ -18,6 +18,7 @@ from scripts.cohort.journal import examine_changed
 from scripts.cohort.layout import MASKS, PHASES, find_subjects
 from scripts.cohort.quality import QualityRules
 from scripts.cohort.split import split_by_column, split_subjects
+from scripts.parallel import Workers
 from scripts.segmentation.missing import segment_missing
 from scripts.storage import output_folder, read_csv, write_csv
 
@@ -41,7 +42,7 @@ def prepare(
     split_column: str | None = None,
     seed: int = 0,
     rules: Mapping[str, int] | None = None,
-    workers: int | None = None,
+    workers: Workers | int | None = None,
     segmentation: str | os.PathLike | None = None,
     device: str | torch.device = "cpu",
 ) -> None:
@@ -56,7 +57,7 @@ def prepare(
         split_column: column of the user table that holds the section instead.
         seed: of the split.
         rules: thresholds of the quality control, see ``QualityRules``.
-        workers: processes; None takes one per core.
+        workers: who examines; None takes one process per core.
         segmentation: weights of a segmentation network for subjects without masks, see ``load_segmenter``; their
             predicted masks go to ``output_dir/masks``.
         device: of that network.
@@ -68,7 +69,6 @@ def prepare(
     target = output_folder(output_dir)
     folders = find_subjects(dataset_dir, target)
     table = read_user_table(dataset_dir, user_table)
-    workers = workers or os.cpu_count()
     unsegmented = segment_missing(folders, target / MASKS, segmentation, device, workers) if segmentation else {}
     rows = examine_changed(folders, QualityRules(**(rules or {})), target, workers)
     rows = [row | table.get(row["subject"], {}) for row in explained(rows, unsegmented)]

@@ -11,12 +11,20 @@ from monai.engines import SupervisedEvaluator
 from scripts.cohort.examine import group_reasons
 from scripts.inference.items import Subjects
 from scripts.inference.records import Records
+from scripts.inference.spread import spread
 from scripts.inference.writers import ResultsWriter
+from scripts.parallel import Workers
 
 INCOMPLETE = 3  # exit code when some subjects have no result
 
 
-def infer(evaluator: SupervisedEvaluator, writer: ResultsWriter, subjects: Subjects, remaining: int) -> None:
+def infer(
+    evaluator: SupervisedEvaluator,
+    writer: ResultsWriter,
+    subjects: Subjects,
+    remaining: int,
+    workers: Workers | None = None,
+) -> None:
     """Encode the remaining subjects and gather the tables of all, even when the run is interrupted.
 
     Args:
@@ -24,12 +32,15 @@ def infer(evaluator: SupervisedEvaluator, writer: ResultsWriter, subjects: Subje
         writer: keeps their results.
         subjects: all subjects that were asked for.
         remaining: how many have no result yet.
+        workers: where these are of a cluster, they encode, and not ``evaluator``.
 
     Raises:
         SystemExit: with code 3, after everything is written, when a subject has no result.
     """
     try:
-        if remaining:
+        if remaining and workers is not None and workers.remote:
+            spread(writer, workers)
+        elif remaining:
             evaluator.run()
     except BaseException:
         with suppress(OSError):  # such as of a full disk, of which the first error tells more

@@ -16,6 +16,7 @@ from scripts.cohort.examine import explained
 from scripts.cohort.journal import examine_changed
 from scripts.cohort.layout import MASKS, find_subjects
 from scripts.cohort.quality import QualityRules
+from scripts.parallel import Workers
 from scripts.segmentation.missing import segment_missing
 from scripts.storage import file_state, output_folder
 
@@ -40,7 +41,7 @@ def find_items(
     datalist: str | os.PathLike | None = None,
     section: str | None = None,
     rules: Mapping[str, int] | None = None,
-    workers: int | None = None,
+    workers: Workers | int | None = None,
     segmentation: str | os.PathLike | None = None,
     device: str | torch.device = "cpu",
 ) -> Subjects:
@@ -54,7 +55,7 @@ def find_items(
         datalist: a file written by ``run prepare``, instead of an examination.
         section: section of the datalist; None for all.
         rules: thresholds of the quality control, see ``QualityRules``.
-        workers: processes of the examination; None takes one per core.
+        workers: who examines; None takes one process per core.
         segmentation: weights of a segmentation network for subjects without masks, see ``load_segmenter``; their
             predicted masks go to ``output_dir/masks``.
         device: of that network.
@@ -68,7 +69,6 @@ def find_items(
         raise ValueError(f"section '{section}' is one of a datalist: name that with --datalist too.")
     target = output_folder(output_dir)
     folders = find_subjects(dataset_dir, target)
-    workers = workers or os.cpu_count() or 1
     unsegmented = segment_missing(folders, target / MASKS, segmentation, device, workers) if segmentation else {}
     rows = examine_changed(folders, QualityRules(**(rules or {})), target, workers)
     return located(explained(rows, unsegmented), dataset_dir, target / MASKS)

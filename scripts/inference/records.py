@@ -6,10 +6,12 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from scripts.storage import output_folder, write_csv, write_json
+from scripts.storage import csv_writer, output_folder, write_csv, write_json
 
 RECORD = "result.json"
 SETTINGS = "inference_settings.json"
@@ -111,11 +113,18 @@ class Records:
         excludes them may pass, such as a share that is not mounted.
         """
         write_csv(self.folder / "excluded.csv", excluded, ("subject", "reason"))
-        first = next(self.records(items), {})
-        for table in TABLES:
-            rows = (record[table] for record in self.records(items))
-            write_csv(self.folder / f"{table}.csv", rows, list(first.get(table, ["subject"])))
-        return sum(1 for _ in self.records(items))
+        records = self.records(items)
+        first = next(records, None)
+        columns = first or {table: ["subject"] for table in TABLES}
+        results = 0
+        with ExitStack() as stack:
+            paths = {table: self.folder / f"{table}.csv" for table in TABLES}
+            writers = {table: stack.enter_context(csv_writer(paths[table], list(columns[table]))) for table in TABLES}
+            for record in chain([first] if first else [], records):
+                results += 1
+                for table, writer in writers.items():
+                    writer.writerow(record[table])
+        return results
 
     def records(self, items: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
         """The records of all subjects that have one."""

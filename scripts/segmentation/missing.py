@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,7 +25,8 @@ from scripts.cohort.layout import (
     read_scan,
     write_like,
 )
-from scripts.segmentation.segmenter import load_segmenter
+from scripts.parallel import Failed, Workers, parallel_map
+from scripts.segmentation.segmenter import Segmenter, load_segmenter
 
 READERS = 4  # more cines at a time than these only fill the memory: the network is slower
 
@@ -46,7 +48,7 @@ def segment_missing(
     masks_dir: str | os.PathLike,
     weights: str | os.PathLike,
     device: str | torch.device = "cpu",
-    workers: int = 0,
+    workers: Workers | int | None = None,
 ) -> dict[str, str]:
     """Segment the scans of all subjects that have no mask, but for those that the same network has segmented before.
 
@@ -55,7 +57,8 @@ def segment_missing(
         masks_dir: folder that gets ``<subject>/seg_sa_ED.nii.gz`` and so on, in the scan's own grid.
         weights: a checkpoint for ``load_segmenter``.
         device: of the network.
-        workers: processes that read scans ahead; 0 reads them in this one.
+        workers: of this machine, processes that read scans ahead of one network, and None takes one per core; of a
+            cluster, each has a network of its own.
 
     Returns:
         subject to the reason why it could not be segmented.
@@ -71,21 +74,48 @@ def segment_missing(
     if not waiting:
         return {}
     segmenter = load_segmenter(weights, device)
-    ahead = min(workers, len(waiting), READERS)
-    loader = DataLoader(_Scans(waiting), batch_size=None, num_workers=ahead, prefetch_factor=1 if ahead else None)
+    workers = Workers.of(workers)
+    if workers.remote:
+        task = partial(segment_there, weights=str(weights), network=network, device=str(device))
+        outcomes = parallel_map(task, waiting, workers, "segment", "scan")
+    else:
+        outcomes = segment_here(waiting, segmenter, network, workers.processes)
     reasons: dict[str, str] = {}
-    for scan, content in zip(waiting, tqdm(loader, "segment", unit="scan"), strict=True):
-        if isinstance(content, str):
-            reasons.setdefault(scan.subject, content)
-            continue
-        scan.mask.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            write_like(scan.mask, segmenter(*content), scan.image, mask_origin(scan.image, network))
-        except HeaderDataError as error:
-            reasons.setdefault(
-                scan.subject, f"{scan.image.name} has a header that no mask can be written with ({error})"
-            )
+    for scan, reason in zip(waiting, outcomes, strict=True):
+        if reason:
+            reasons.setdefault(scan.subject, reason.reason if isinstance(reason, Failed) else reason)
     return reasons
+
+
+def segment_here(scans: Sequence[Scan], segmenter: Segmenter, network: str, readers: int) -> Iterator[str]:
+    """Segment scans with one network, which other processes read scans for; yields reasons, or "" where all is well."""
+    ahead = min(readers, len(scans), READERS)
+    loader = DataLoader(_Scans(scans), batch_size=None, num_workers=ahead, prefetch_factor=1)
+    for scan, content in zip(scans, tqdm(loader, "segment", unit="scan"), strict=True):
+        yield write_mask(scan, content, segmenter, network)
+
+
+def segment_there(scan: Scan, weights: str, network: str, device: str) -> str:
+    """Segment a scan on a worker of a cluster; returns the reason where that cannot be done."""
+    return write_mask(scan, _Scans([scan])[0], _segmenter(weights, network, device), network)
+
+
+@cache
+def _segmenter(weights: str, network: str, device: str) -> Segmenter:
+    """The network of this worker; ``network`` is the hash of the file, which another may have replaced."""
+    return load_segmenter(weights, device)
+
+
+def write_mask(scan: Scan, content: tuple[np.ndarray, list[float]] | str, segmenter: Segmenter, network: str) -> str:
+    """Segment what was read of a scan; returns the reason where that cannot be done, and "" where all is well."""
+    if isinstance(content, str):
+        return content
+    scan.mask.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        write_like(scan.mask, segmenter(*content), scan.image, mask_origin(scan.image, network))
+    except HeaderDataError as error:
+        return f"{scan.image.name} has a header that no mask can be written with ({error})"
+    return ""
 
 
 def scans_without_mask(folder: Path, masks_dir: str | os.PathLike) -> list[Scan]:

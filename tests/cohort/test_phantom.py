@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from scripts.cohort import phantom
 from scripts.cohort.layout import LABELS, PHASES, find_subjects, phase_files, read_image, read_mask
 from scripts.cohort.phantom import COLUMNS, FAILURES, plan, write_cohort
 from scripts.cohort.phantom_volumes import DISEASES, VOLUMES, draw_volumes
+from scripts.storage import read_csv
 
 SUBJECTS = 16
 FRAMES = 5
@@ -252,3 +254,18 @@ def test_refuses_numbers_out_of_range(tmp_path, wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         write_cohort(tmp_path / "cohort", **wrong)
     assert not (tmp_path / "cohort").exists()
+
+
+def test_a_phantom_that_cannot_be_written_is_named_after_all_others_are(tmp_path, monkeypatch):
+    write = phantom.write_volume
+
+    def no_third(path, *rest):
+        if "phantom0003" in str(path):
+            raise OSError("the disk is full")
+        write(path, *rest)
+
+    monkeypatch.setattr(phantom, "write_volume", no_third)
+    with pytest.raises(RuntimeError, match=r"1 of 4 phantoms .* phantom0003: the disk is full"):
+        write_cohort(tmp_path, 4, cine_fraction=0, failing=0, workers=1)
+    names = [row["subject"] for row in read_csv(tmp_path / "info.csv")]
+    assert names == ["phantom0001", "phantom0002", "phantom0004"]

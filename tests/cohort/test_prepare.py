@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
+import signal
+import threading
+import time
 from pathlib import Path
 
 import nibabel as nib
@@ -15,6 +19,7 @@ from scripts.cohort.examine import group_reasons
 from scripts.cohort.layout import read_image, write_volume
 from scripts.cohort.phantom import FAILURES
 from scripts.cohort.prepare import prepare
+from scripts.parallel import Workers
 from scripts.storage import read_csv
 
 
@@ -97,6 +102,93 @@ def test_torn_journal_is_mended(cohort, tmp_path):
 def test_workers_do_not_change_the_result(cohort, tmp_path, prepared):
     prepare(cohort[0], tmp_path / "out", split=(0.5, 0.25, 0.25), workers=1)
     assert (tmp_path / "out" / "cohort.csv").read_text() == (prepared / "cohort.csv").read_text()
+
+
+def same_files(folder, other):
+    return all((folder / name).read_bytes() == (other / name).read_bytes() for name in ("cohort.csv", "datalist.json"))
+
+
+def test_a_cluster_gives_the_same_files(phantoms, tmp_path, prepared, scheduler):
+    prepare(phantoms, tmp_path, split=(0.5, 0.25, 0.25), workers=Workers(scheduler=scheduler))
+    assert same_files(tmp_path, prepared)
+
+
+def worker_of_this_process(_):
+    psutil = pytest.importorskip("psutil")
+    children = psutil.Process().children()
+    return next(child.pid for child in children if "popen_loky" in " ".join(child.cmdline()))
+
+
+def worker_of_cluster(scheduler):
+    from scripts.cluster import connect
+
+    return next(iter(connect(Workers(scheduler=scheduler)).run(os.getpid).values()))
+
+
+@pytest.mark.parametrize("find_worker", [worker_of_this_process, worker_of_cluster])
+def test_a_worker_that_is_killed_loses_nothing(find_worker, phantoms, tmp_path, prepared, scheduler):
+    killed_after = []
+
+    def kill():
+        while not killed_after:
+            done = len(examined(tmp_path))
+            if done:
+                os.kill(find_worker(scheduler), signal.SIGKILL)
+                killed_after.append(done)
+            time.sleep(0.002)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    workers = Workers(scheduler=scheduler) if find_worker is worker_of_cluster else Workers(2)
+    prepare(phantoms, tmp_path, split=(0.5, 0.25, 0.25), workers=workers)
+    thread.join()
+    assert killed_after[0] < len(rows_by_subject(tmp_path)) - 4
+    assert same_files(tmp_path, prepared)
+
+
+def examined(folder):
+    """Lines of the journal."""
+    journal = folder / "examined.jsonl"
+    return [line for line in journal.read_text().splitlines() if line] if journal.exists() else []
+
+
+def test_a_failed_examination_is_listed_and_not_remembered(cohort, tmp_path, monkeypatch):
+    root, sound = cohort
+    failing = sound[0]
+    attempts, measure = [], examine.measure
+
+    def fail(folder, *rest):
+        if folder.name == failing:
+            attempts.append(folder.name)
+            raise MemoryError("no memory")
+        return measure(folder, *rest)
+
+    monkeypatch.setattr(examine, "measure", fail)
+    prepare(root, tmp_path / "out", workers=1)
+    row = rows_by_subject(tmp_path / "out")[failing]
+    assert row["status"] == "excluded"
+    assert row["reason"].startswith("unexpected MemoryError: no memory (examine.py, line ")
+    assert len(attempts) == 2
+    assert len(examined(tmp_path / "out")) == len(rows_by_subject(tmp_path / "out")) - 1
+    monkeypatch.setattr(examine, "measure", measure)
+    prepare(root, tmp_path / "out", workers=1)
+    assert rows_by_subject(tmp_path / "out")[failing]["status"] == "included"
+
+
+def test_a_disk_that_fails_is_not_the_subjects_fault(cohort, tmp_path, monkeypatch):
+    root, sound = cohort
+    read, failures = np.asarray, []
+
+    def fail_once(voxels, *rest, **options):
+        if not failures and type(voxels).__name__ == "ArrayProxy":
+            failures.append(voxels)
+            raise OSError(errno.EIO, "Input/output error")
+        return read(voxels, *rest, **options)
+
+    monkeypatch.setattr(np, "asarray", fail_once)
+    prepare(root, tmp_path / "out", workers=1)
+    assert failures
+    assert all(rows_by_subject(tmp_path / "out")[name]["status"] == "included" for name in sound)
 
 
 def test_a_broken_subject_is_excluded_and_the_run_goes_on(cohort, tmp_path):

@@ -5,16 +5,20 @@ import os
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
+from monai.networks.nets import UNet
 
 from scripts.cohort.datalist import load_items
 from scripts.cohort.layout import SubjectError, phase_files, write_volume
 from scripts.cohort.prepare import prepare
 from scripts.inference.items import find_items
+from scripts.parallel import Workers
 from scripts.segmentation import missing
 from scripts.segmentation.missing import segment_missing
+from scripts.segmentation.segmenter import save_segmenter
 from scripts.storage import read_csv
 from scripts.transforms import LoadSubjectd
-from tests.segmentation.test_segmenter import segmenter
+from tests.segmentation.test_segmenter import UNET, segmenter
 
 AFFINE = np.diag([1.5, 1.5, 9.0, 1.0])
 
@@ -200,3 +204,14 @@ def test_without_a_network_the_reason_names_the_key(subject, tmp_path):
 def test_weights_that_are_not_there_are_named_with_their_key(subject, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"nowhere\.pt' is no file; name one with --segmentation"):
         segment_missing([subject], tmp_path / "masks", tmp_path / "nowhere.pt")
+
+
+def test_a_cluster_predicts_the_same_masks(subject, tmp_path, scheduler):
+    torch.manual_seed(0)
+    save_segmenter(UNet(**UNET), UNET, 1.5, 0.5, tmp_path / "network.pt")
+    for folder, workers in (("here", 1), ("there", Workers(scheduler=scheduler))):
+        assert segment_missing([subject], tmp_path / folder, tmp_path / "network.pt", workers=workers) == {}
+    for phase in ("ED", "ES"):
+        here, there = (nib.load(tmp_path / folder / "one" / f"seg_sa_{phase}.nii.gz") for folder in ("here", "there"))
+        assert np.array_equal(here.dataobj, there.dataobj)
+        assert here.header["descrip"] == there.header["descrip"]

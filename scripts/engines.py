@@ -162,11 +162,14 @@ class AutoencoderTrainer(SupervisedTrainer):
         share_weights(self.network)
         if device.type == "cpu":
             keep_freed_memory()
+        self.compiled = compile
         if compile:
-            for part in self._compiled():
+            # All parts run the same code, each with and without gradients and for the last batch's size.
+            torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
+            for part in self._to_compile():
                 part.compile(**(compile_kwargs or {}))
 
-    def _compiled(self) -> list[nn.Module]:
+    def _to_compile(self) -> list[nn.Module]:
         """The modules that ``compile`` is for."""
         return [self.network.encoder, self.network.decoder]
 
@@ -335,8 +338,8 @@ class IntrospectiveTrainer(AutoencoderTrainer):
                 stacklevel=2,
             )
 
-    def _compiled(self) -> list[nn.Module]:
-        return [*super()._compiled(), self.frozen_encoder, self.frozen_decoder]
+    def _to_compile(self) -> list[nn.Module]:
+        return [*super()._to_compile(), self.frozen_encoder, self.frozen_decoder]
 
     def _iteration(self, engine: IntrospectiveTrainer, batchdata: dict[str, torch.Tensor]) -> dict:
         batch = engine._prepare(batchdata)
@@ -378,7 +381,8 @@ class IntrospectiveTrainer(AutoencoderTrainer):
             outcome.judged = self._judge(detached, part)
         attribute = self._sum_of_parts(outcome.attribute, part)
         loss = self.loss_function.encoder(attribute, outcome.real, outcome.judged.values(), scale)
-        reuse = len(batch.parts) == 1 and bool(outcome.fakes)
+        # A graph can serve the decoder too where memory has room for all of them, and the compiler does not give it up.
+        reuse = len(batch.parts) == 1 and bool(outcome.fakes) and not self.compiled
         self._backward(loss, part, retain_graph=reuse)
         fakes = outcome.fakes if reuse else {}
         outcome = outcome.detach()
@@ -390,7 +394,7 @@ class IntrospectiveTrainer(AutoencoderTrainer):
         if not outcome.judged:
             return {}
         fakes = outcome.fakes
-        if not fakes:  # given up with the graph of the part, to save memory
+        if not fakes:  # given up with their graph
             fakes = {"reconstructed": self._decode(outcome.codes), "generated": self._decode(part.noise["prior"])}
         judged = self._judge(fakes, part, for_decoder=True)
         loss = self.loss_function.decoder(outcome.real, judged.values(), scale)

@@ -6,6 +6,11 @@ DEMO_SUBJECTS ?= 100
 DEMO_EPOCHS ?= 160
 DEMO_WARMUP ?= 145
 DEMO_OUTPUT ?= output/demo
+BENCH_OUTPUT ?= output/benchmarks
+BENCH_SUBJECTS ?= 200 1000 5000
+
+# A copy of the schema of metadata.json, which the model zoo downloads.
+SCHEMA ?= $(wildcard ../shared/schema/meta_schema_20240725.json)
 
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
@@ -17,7 +22,7 @@ RUN := $(PY) -m monai.bundle run
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup weights demo test lint clean
+.PHONY: help setup weights demo test bench package lint clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name text; do \
@@ -73,6 +78,26 @@ demo: weights ## phantom hearts, a short training, and inference, in output/demo
 test: weights ## run the tests (PYTEST_ARGS="-k losses" chooses some)
 	@echo '[test] running pytest'
 	@$(PY) -m pytest $(PYTEST_ARGS)
+
+# One after the other: each takes the whole machine, which nobody else should use meanwhile. Results stay in
+# docs/benchmarks, those of other machines included, and the page is made of what is there.
+bench: weights ## measure speed, memory and scale here, and rebuild docs/benchmarks.md (an hour and more)
+	@echo '[bench] 1/5 the training step beside the plain transcription of the equations'
+	@$(PY) -m tests.benchmarks.step
+	@echo '[bench] 2/5 memory of a training step'
+	@$(PY) -m tests.benchmarks.memory
+	@echo '[bench] 3/5 two processes beside one'
+	@$(PY) -m tests.benchmarks.parallel
+	@echo '[bench] 4/5 cohorts of $(BENCH_SUBJECTS) subjects'
+	@$(PY) -m tests.benchmarks.scale $(BENCH_OUTPUT) --subjects $(BENCH_SUBJECTS)
+	@echo '[bench] 5/5 the training step on a GPU, if there is one'
+	@$(PY) -m tests.benchmarks.gpu || echo '[bench] not measured'
+	@$(PY) -m tests.benchmarks.report
+
+# PACKAGE_ARGS="--cohort <folder of subjects> --url models/model.pt=https://... --overlay compact.json"
+package: $(READY) ## write dist/<bundle>_v<version>.zip and its checksum, unless a subject could be in it
+	@echo '[package] checking the bundle, then writing it to dist'
+	@$(PY) -m scripts.packaging $(addprefix --schema ,$(SCHEMA)) $(PACKAGE_ARGS)
 
 lint: $(READY) ## check style and formatting
 	@echo '[lint] ruff check, then ruff format --check'

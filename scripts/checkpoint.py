@@ -15,6 +15,7 @@ import torch
 from ignite.engine import Engine, Events
 from torch import nn
 
+from scripts.packaging.large_files import require_large_file
 from scripts.storage import atomic_path, output_folder, write_json
 
 LAST, BEST, SETTINGS = "last.pt", "model.pt", "settings.json"
@@ -22,8 +23,9 @@ LAST, BEST, SETTINGS = "last.pt", "model.pt", "settings.json"
 
 def save(content: Mapping[str, Any], path: str | os.PathLike) -> None:
     """Write a checkpoint; an interruption leaves the old one."""
-    with atomic_path(path) as part:
-        torch.save(content, part)
+    # By an open file: PyTorch would write the temporary name, which names this machine, into the checkpoint.
+    with atomic_path(path) as part, open(part, "wb") as file:
+        torch.save(content, file)
 
 
 def require(path: str | os.PathLike) -> None:
@@ -31,7 +33,9 @@ def require(path: str | os.PathLike) -> None:
     if Path(path).is_dir():
         raise FileNotFoundError(f"checkpoint '{path}' is a folder; name the file in it, such as '{Path(path) / BEST}'.")
     if not Path(path).is_file():
-        raise FileNotFoundError(f"checkpoint '{path}' does not exist; train one with 'run training', or name it.")
+        raise FileNotFoundError(
+            f"checkpoint '{path}' does not exist; train one with 'run training', or name it with --ckpt_path."
+        )
 
 
 def read(path: str | os.PathLike) -> dict[str, Any]:
@@ -102,8 +106,15 @@ def fit_weights(network: nn.Module, weights: Mapping[str, torch.Tensor], path: s
     network.load_state_dict(weights)
 
 
-def fingerprint(path: str | os.PathLike) -> str:
-    """SHA-256 of a checkpoint, which tells later whether a result is still that of the file."""
+def fingerprint(path: str | os.PathLike, required: bool = True) -> str | None:
+    """SHA-256 of a checkpoint, which tells later whether a result is still that of the file.
+
+    Args:
+        path: the checkpoint.
+        required: raise for one that is not there, instead of giving None.
+    """
+    if not required and not Path(path).exists():
+        return None
     require(path)
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
@@ -114,16 +125,27 @@ def training_settings(path: str | os.PathLike) -> dict[str, Any]:
     return json.loads(beside.read_text()) if beside.is_file() else {}
 
 
-def find_weights(output_dir: str | os.PathLike, bundle_root: str | os.PathLike) -> str:
+def find_weights(output_dir: str | os.PathLike, bundle_root: str | os.PathLike, required: bool = True) -> str:
     """The weights to use where none are named: those last trained in ``output_dir``, or those of the bundle.
 
+    Args:
+        output_dir, bundle_root: folders.
+        required: raise where there are none, instead of naming the bundle's place for them: tools look at a config's
+            parts before there are weights.
+
     Raises:
-        FileNotFoundError: naming both places.
+        FileNotFoundError: naming both places, or how to download what the bundle lists.
+        ValueError: for a file in the bundle that is not the one that it lists.
     """
-    candidates = [Path(output_dir) / BEST, Path(bundle_root) / "models" / BEST]
+    shipped = Path(bundle_root) / "models" / BEST
+    candidates = [Path(output_dir) / BEST, shipped]
+    if not candidates[0].is_file():
+        require_large_file(shipped, bundle_root)
     for path in candidates:
         if path.is_file():
             return str(path)
+    if not required:
+        return str(candidates[-1])
     listed = " nor ".join(f"'{path}'" for path in candidates)
     raise FileNotFoundError(f"no trained weights: neither {listed} exists; name a file with --ckpt_path.")
 

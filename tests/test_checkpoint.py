@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import socket
+
 import pytest
 import torch
 from ignite.engine import Engine, Events
@@ -181,8 +183,8 @@ def test_weights_are_looked_for_in_two_places(tmp_path):
 def test_an_interrupted_save_leaves_the_old_checkpoint(tmp_path, monkeypatch):
     save({"a": torch.ones(1)}, tmp_path / "last.pt")
 
-    def interrupted(content, path):
-        path.write_bytes(b"half")
+    def interrupted(content, file):
+        file.write(b"half")
         raise KeyboardInterrupt
 
     monkeypatch.setattr(torch, "save", interrupted)
@@ -190,6 +192,15 @@ def test_an_interrupted_save_leaves_the_old_checkpoint(tmp_path, monkeypatch):
         save({"a": torch.zeros(1)}, tmp_path / "last.pt")
     assert read(tmp_path / "last.pt")["a"] == 1
     assert [path.name for path in tmp_path.iterdir()] == ["last.pt"]
+
+
+def test_a_checkpoint_names_neither_file_nor_machine(tmp_path):
+    for name in ("one.pt", "two.pt"):
+        save({"a": torch.ones(1)}, tmp_path / name)
+    content = (tmp_path / "one.pt").read_bytes()
+    assert content == (tmp_path / "two.pt").read_bytes()
+    assert b"one" not in content
+    assert socket.gethostname().encode() not in content
 
 
 def test_of_equal_epochs_the_first_is_best(tmp_path):

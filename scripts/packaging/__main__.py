@@ -1,0 +1,52 @@
+"""``python -m scripts.packaging``, which ``make package`` runs."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from scripts import bundle_root
+from scripts.packaging.identifiers import read_names
+from scripts.packaging.large_files import parse_urls
+from scripts.packaging.package import package
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Package the bundle that this code belongs to; ends with a message where that is refused."""
+    options = parser().parse_args(arguments)
+    near = [file for name in ("output", "output/*") for file in Path().glob(f"{name}/cohort.csv")]
+    try:
+        subjects = {name for cohort in (*options.cohort, *near) for name in read_names(cohort)}
+        written = package(
+            options.bundle_root, options.dist, options.overlay, subjects, parse_urls(options.url), options.schema
+        )
+    except (ValueError, OSError) as error:
+        sys.exit(f"[package] {error}")
+    print(f"[package] {written.path}: {written.files} files, SHA-256 {written.sha256}")
+    print(f"[package] {len(subjects)} names of subjects of cohorts were looked for, and the forms that others have")
+    for note in written.notes:
+        print(f"[package] note: {note}")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options."""
+    made = argparse.ArgumentParser(prog="python -m scripts.packaging", description=package.__doc__.splitlines()[0])
+    made.add_argument("--bundle_root", default=bundle_root(), help="the bundle")
+    made.add_argument("--dist", default="dist", help="folder of the archive")
+    made.add_argument(
+        "--overlay", nargs="*", default=["compact.json"], metavar="FILE", help="configs that the weights are of"
+    )
+    made.add_argument(
+        "--cohort", action="append", default=[], help="folder or table of subjects to look for; may be repeated"
+    )
+    made.add_argument(
+        "--url", action="append", default=[], metavar="FILE=URL", help="where weights above 25 MB can be downloaded"
+    )
+    made.add_argument("--schema", help="a copy of the schema of metadata.json")
+    return made
+
+
+if __name__ == "__main__":
+    main()

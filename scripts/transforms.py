@@ -22,10 +22,12 @@ from monai.transforms import (
     SpatialResample,
     Transform,
 )
+from monai.utils.enums import CommonKeys as Keys
 from scipy import ndimage
 
 from scripts.cohort.attributes import in_plane_power
 from scripts.cohort.layout import LABELS, PHASES, SubjectError, read_image, read_mask
+from scripts.inference.viewers import viewed_subject
 
 VIEWS = ("basal",)
 DUST = 1e-4  # a weight that only rounding gives to the slices beside a crop
@@ -33,6 +35,8 @@ DUST = 1e-4  # a weight that only rounding gives to the slices beside a crop
 
 class LoadSubjectd(Transform):
     """Read the scans and masks of a datalist item as MetaTensors (1, X, Y, Z) with affines in mm.
+
+    A viewer's request names one scan as ``image``: its subject's other files are those beside it.
 
     Args:
         phases: ``ED``, ``ES`` or both.
@@ -42,7 +46,7 @@ class LoadSubjectd(Transform):
         self.phases = checked_phases(phases)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        item = dict(data)
+        item = viewed_subject(data, self.phases) if Keys.IMAGE in data else dict(data)
         for phase in self.phases:
             frame, image, mask = (item[f"{kind}_{phase}"] for kind in ("frame", "image", "mask"))
             try:

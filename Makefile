@@ -6,6 +6,8 @@ DEMO_SUBJECTS ?= 100
 DEMO_EPOCHS ?= 160
 DEMO_WARMUP ?= 145
 DEMO_OUTPUT ?= output/demo
+MODEL_SUBJECTS ?= 400
+MODEL_OUTPUT ?= output/model
 BENCH_OUTPUT ?= output/benchmarks
 BENCH_SUBJECTS ?= 200 1000 5000
 
@@ -22,7 +24,7 @@ RUN := $(PY) -m monai.bundle run
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup weights demo test bench package lint clean
+.PHONY: help setup weights demo test bench model package lint clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name text; do \
@@ -93,6 +95,14 @@ bench: weights ## measure speed, memory and scale here, and rebuild docs/benchma
 	@echo '[bench] 5/5 the training step on a GPU, if there is one'
 	@$(PY) -m tests.benchmarks.gpu || echo '[bench] not measured'
 	@$(PY) -m tests.benchmarks.report
+
+# The demo with more phantoms, and the evaluation whose figures stand in the metadata and the card.
+model: weights ## train and evaluate the phantom model that the package ships, in bundle/models
+	@$(MAKE) --no-print-directory demo DEMO_SUBJECTS=$(MODEL_SUBJECTS) DEMO_OUTPUT=$(MODEL_OUTPUT)
+	@echo '[model] judging it on the test subjects, then copying it to bundle/models'
+	@$(RUN) run --config_file "['$(CONFIGS)/train.json','$(CONFIGS)/compact.json','$(CONFIGS)/evaluate.json']" \
+		--dataset_dir $(MODEL_OUTPUT)/phantom --output_dir $(MODEL_OUTPUT)
+	@cp $(MODEL_OUTPUT)/model.pt $(MODEL_OUTPUT)/settings.json $(MODEL_OUTPUT)/calibration.json bundle/models
 
 # PACKAGE_ARGS="--cohort <folder of subjects> --url models/model.pt=https://... --overlay compact.json"
 package: $(READY) ## write dist/<bundle>_v<version>.zip and its checksum, unless a subject could be in it

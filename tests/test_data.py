@@ -241,12 +241,11 @@ def test_filling_changes_nothing_that_a_training_draws(tmp_path):
 
 def test_crops_and_their_augmentation_are_those_of_the_memory_to_the_last_bit(cohort, tmp_path):
     items = cohort[1]()
-    affine = {"prob": 0.9, "rotate_range": 0.2, "translate_range": (3, 3), "padding_mode": "zeros"}
     transform = Compose(
         [
             *CROP,
             Chosen(),
-            RandAffineHeartd(["image"], (0.75, 1.3), NAMES, **affine),
+            RandAffineHeartd(["image"], 0.9, 0.2, 3, (0.75, 1.3), NAMES),
             RandAdjustContrastd(["image"], prob=0.9, gamma=(0.6, 1.6)),
         ]
     )

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from monai.data import MetaTensor
-from monai.transforms import Compose, Invertd
+from monai.transforms import Affine, Compose, Invertd
 from scipy import ndimage
 
 from scripts.cohort.attributes import basal_slices
@@ -158,7 +158,7 @@ def test_missing_attributes_become_nan():
 def test_zoom_scales_volumes_by_its_square(zoom):
     disc = torch.from_numpy((np.hypot(*np.mgrid[-32:32, -32:32]) < 15).astype(np.float32))[None]
     names = ["LVEDV", "LVEF", "RVEDA"]
-    move = RandAffineHeartd(["image"], (zoom, zoom), names, prob=1, rotate_range=0.3, translate_range=(3, 3))
+    move = RandAffineHeartd(["image"], 1, 0.3, 3, (zoom, zoom), names)
     item = move({"image": disc, "attributes": torch.tensor([100.0, 60.0, 20.0])})
     assert item["image"].shape == disc.shape
     assert float(item["image"].sum() / disc.sum()) == pytest.approx(zoom**2, rel=0.03)
@@ -167,7 +167,7 @@ def test_zoom_scales_volumes_by_its_square(zoom):
 
 def test_attributes_follow_the_zoom_that_the_image_got():
     disc = torch.from_numpy((np.hypot(*np.mgrid[-32:32, -32:32]) < 12).astype(np.float32))[None]
-    move = RandAffineHeartd(["image"], (0.7, 1.5), ["LVEDV"], prob=1, rotate_range=0.3)
+    move = RandAffineHeartd(["image"], 1, 0.3, 0, (0.7, 1.5), ["LVEDV"])
     for _ in range(5):
         item = move({"image": disc, "attributes": torch.ones(1)})
         assert float(item["attributes"]) == pytest.approx(float(item["image"].sum() / disc.sum()), rel=0.03)
@@ -175,7 +175,7 @@ def test_attributes_follow_the_zoom_that_the_image_got():
 
 def test_zoom_does_not_distort():
     disc = torch.from_numpy((np.hypot(*np.mgrid[-32:32, -32:32]) < 12).astype(np.float32))[None]
-    move = RandAffineHeartd(["image"], (0.7, 1.5), ["LVEDV"], prob=1)
+    move = RandAffineHeartd(["image"], 1, 0, 0, (0.7, 1.5), ["LVEDV"])
     for _ in range(5):
         extent = np.ptp(
             np.argwhere(move({"image": disc, "attributes": torch.ones(1)})["image"][0].numpy() > 0.5), axis=0
@@ -185,16 +185,41 @@ def test_zoom_does_not_distort():
 
 def test_without_a_zoom_volumes_stay():
     item = {"image": torch.rand(1, 8, 8), "attributes": torch.tensor([100.0])}
-    assert RandAffineHeartd(["image"], (0.5, 0.6), ["LVEDV"], prob=0)(item)["attributes"] == 100
-    assert RandAffineHeartd(["image"], (1, 1), ["LVEDV"], prob=1, rotate_range=0.2)(item)[
-        "attributes"
-    ] == pytest.approx(100)
+    assert RandAffineHeartd(["image"], 0, 0, 0, (0.5, 0.6), ["LVEDV"])(item)["attributes"] == 100
+    assert RandAffineHeartd(["image"], 1, 0.2, 0, (1, 1), ["LVEDV"])(item)["attributes"] == pytest.approx(100)
+
+
+@pytest.mark.parametrize("shape", [(1, 30, 40), (2, 33, 21)])
+def test_an_image_moves_as_monai_moves_it(shape):
+    image = torch.rand(shape)
+    move = RandAffineHeartd(["image"], 1, 0.4, 5, (0.7, 1.4), ["LVEDV"]).set_random_state(2)
+    moved = move({"image": image, "attributes": torch.ones(1)})["image"]
+    matrix = np.eye(3)
+    cosine, sine = np.cos(move.angle), np.sin(move.angle)
+    matrix[:2, :2] = np.array([[cosine, sine], [-sine, cosine]]) / move.zoom  # rows before columns
+    matrix[:2, 2] = move.shift[::-1]
+    theirs = Affine(affine=matrix, image_only=True, padding_mode="zeros")
+    assert torch.allclose(moved, theirs(image).as_tensor(), atol=1e-5)
+    assert not torch.allclose(moved, image, atol=0.1)
+
+
+def test_moves_are_drawn_over_their_whole_range():
+    move = RandAffineHeartd(["image"], 0.5, 0.4, 5, (0.5, 2), ["LVEDV"]).set_random_state(0)
+    drawn = []
+    for _ in range(2000):
+        move.randomize()
+        if move._do_transform:
+            drawn.append([move.angle, *move.shift, 1 / move.zoom])
+    assert len(drawn) == pytest.approx(1000, rel=0.1)
+    assert np.allclose(np.min(drawn, axis=0), [-0.4, -5, -5, 0.5], rtol=0.03, atol=0.02)
+    assert np.allclose(np.max(drawn, axis=0), [0.4, 5, 5, 2], rtol=0.03, atol=0.02)
+    assert np.allclose(np.mean(drawn, axis=0), [0, 0, 0, 1.25], atol=0.3)
 
 
 def test_zoom_follows_the_seed():
     item = {"image": torch.rand(1, 8, 8), "attributes": torch.tensor([100.0])}
     first, second = (
-        RandAffineHeartd(["image"], (0.8, 1.2), ["LVEDV"], prob=1).set_random_state(3)(item)["attributes"]
+        RandAffineHeartd(["image"], 1, 0, 0, (0.8, 1.2), ["LVEDV"]).set_random_state(3)(item)["attributes"]
         for _ in range(2)
     )
     assert first == second != 100

@@ -203,7 +203,8 @@ class TrainingCheckpoint:
 
     def start(self, engine: Engine) -> None:
         """Continue from ``last.pt``, or note the settings of a new training."""
-        if self.resume and (self.folder / LAST).exists():
+        # The first process decides for all: one that began anew, for want of a shared folder, would wait forever.
+        if self.resume and idist.broadcast(float((self.folder / LAST).exists())):
             self.restore(engine, self.folder / LAST)
         elif self.main_process:
             write_json(self.folder / SETTINGS, self.settings)

@@ -16,7 +16,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from scripts.parallel import Failed, Pool, Workers, attempt
+from scripts.parallel import DIED, Failed, Pool, Workers, attempt
 
 MISSING = (
     "the keys 'scheduler' and 'cluster' need {}, which is not installed: run pip install '.[cluster]' in the checkout, "
@@ -63,6 +63,10 @@ class DaskPool(Pool):
     def submit(self, function: Callable[[Any], Any], item: Any) -> distributed.Future:
         return self.client.submit(self.call, pickle.dumps(partial(serve, os.getcwd(), function, item)), pure=False)
 
+    def again(self, function: Callable[[Any], Any], item: Any, first: Failed) -> Any:
+        """The second attempt, unless Dask has made it: it tries an item again whose worker died."""
+        return first if first is DIED else super().again(function, item, first)
+
     def result(self, future: distributed.Future) -> Any:
         try:
             while True:
@@ -72,7 +76,7 @@ class DaskPool(Pool):
                     if not self.client.nthreads():
                         tqdm.write(f"  the scheduler {self.client.scheduler.address} has no worker: waiting for one")
         except distributed.KilledWorker:  # after as many deaths as Dask's setting ``allowed-failures`` permits
-            return Failed("each worker that had it in work died, for instance for want of memory")
+            return DIED
         except CancelledError as error:
             raise ConnectionError(
                 f"the connection to the Dask scheduler was lost ({error}); the same command goes on where this one "

@@ -17,6 +17,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
+from scripts.allocator import keep_freed_memory
 from scripts.distributed import average_gradients, gather_rows, own_rows, share_weights
 from scripts.losses import (
     Elbo,
@@ -27,7 +28,6 @@ from scripts.losses import (
     kl_divergence,
     log_mean_exp,
 )
-from scripts.memory import keep_freed_memory
 from scripts.networks import VariationalAutoencoder, sample
 
 ATTRIBUTES = "attributes"
@@ -43,6 +43,23 @@ def prepare_batch(
     image = batchdata[Keys.IMAGE].to(device=device, non_blocking=non_blocking, **kwargs)
     attributes = batchdata.get(ATTRIBUTES)
     return image, attributes if attributes is None else attributes.to(device=device, non_blocking=non_blocking)
+
+
+def autocast_options(precision: str) -> dict[str, torch.dtype]:
+    """Arguments of ``torch.autocast`` for a config's ``precision``.
+
+    Raises:
+        ValueError: for another precision than float32, bfloat16 and float16.
+    """
+    if precision not in ("float32", "bfloat16", "float16"):
+        raise ValueError(f"precision '{precision}' is unknown; choose float32, bfloat16 or float16.")
+    return {"dtype": getattr(torch, precision)}
+
+
+def set_tf32(allowed: bool) -> None:
+    """Let NVIDIA GPUs round the factors of float32 products to ten bits, in convolutions and matrix products alike."""
+    torch.backends.cudnn.allow_tf32 = allowed
+    torch.set_float32_matmul_precision("high" if allowed else "highest")
 
 
 @dataclass
@@ -127,8 +144,8 @@ class AutoencoderTrainer(SupervisedTrainer):
             since encoder and decoder run apart.
 
     Raises:
-        ValueError: for ``accumulation_steps``, in place of which there is ``micro_batch_size``; or for micro-batches of
-            a network with batch normalization, which would see other statistics than the batch's.
+        ValueError: for ``accumulation_steps``, in place of which there is ``micro_batch_size``; or for micro-batches or
+            several processes and a network with batch normalization, which would see other statistics than the batch's.
     """
 
     network: VariationalAutoencoder
@@ -149,9 +166,13 @@ class AutoencoderTrainer(SupervisedTrainer):
         kwargs.setdefault("prepare_batch", prepare_batch)
         super().__init__(loss_function=loss_function, **kwargs)
         self.batch_norm = any(isinstance(module, _BatchNorm) for module in self.network.modules())
-        if micro_batch_size is not None and (self.batch_norm or micro_batch_size < 1):
-            reason = "needs a network without batch normalization" if self.batch_norm else "must be at least 1"
-            raise ValueError(f"micro_batch_size {micro_batch_size} {reason}.")
+        if micro_batch_size is not None and micro_batch_size < 1:
+            raise ValueError(f"micro_batch_size {micro_batch_size} must be at least 1.")
+        if self.batch_norm and (micro_batch_size or idist.get_world_size() > 1):
+            raise ValueError(
+                "micro_batch_size and several processes need a network without batch normalization, whose statistics "
+                "would be those of a part of the batch: choose another --norm, such as the default."
+            )
         self.micro_batch_size = micro_batch_size
         device = self.state.device
         # Not `amp` and `scaler`: with these, the base class makes a scaler for CUDA, whatever device and precision are.
@@ -176,8 +197,8 @@ class AutoencoderTrainer(SupervisedTrainer):
     def draw_noise(self, count: int) -> dict[str, torch.Tensor]:
         """Draw all that is random in one step: name to (count, D) from N(0, I).
 
-        Every process draws that of all from the same seed, and keeps its own part, so that the number of processes does
-        not change what an image gets.
+        Every process draws that of all from the same seed, and keeps its own rows: the same row of the whole batch gets
+        the same noise, however many processes share it.
         """
         size = (count * idist.get_world_size(), self.network.latent_dim)
         dtype = full_precision(next(self.network.parameters())).dtype
@@ -196,6 +217,8 @@ class AutoencoderTrainer(SupervisedTrainer):
             share = (rows.stop - rows.start) / count
             batch.parts.append(Part(image[rows], own, slice(first + rows.start, first + rows.stop), share))
         if self.loss_function.gamma:
+            if attributes is None:
+                raise ValueError("the attribute loss needs 'attributes' in each batch; set --gamma 0 to train without.")
             batch.attributes = gather_rows(attributes)
             if len(batch.parts) > 1:
                 with torch.no_grad():
@@ -233,7 +256,10 @@ class AutoencoderTrainer(SupervisedTrainer):
 
     @staticmethod
     def _sum_of_parts(attribute: torch.Tensor, part: Part) -> torch.Tensor:
-        """The attribute loss as an average of parts needs it: each part has the gradient of its own codes only."""
+        """The attribute loss as it enters the mean over parts and processes.
+
+        Each of them has the gradient of its own codes only, and these are to be summed: sum = processes / share * mean.
+        """
         return attribute * (idist.get_world_size() / part.share)
 
     def _backward(self, loss: torch.Tensor, part: Part, **kwargs: Any) -> None:
@@ -345,6 +371,8 @@ class IntrospectiveTrainer(AutoencoderTrainer):
         batch = engine._prepare(batchdata)
         loss, scale = engine.loss_function, 1 / batch.parts[0].image[0].numel()
 
+        # Gradients of the encoder pass: all of Eq. 6 to the encoder, the first term of Eq. 7 to the decoder. Those of
+        # the decoder pass: the rest of Eq. 7 to the decoder.
         engine.optimizer.zero_grad(set_to_none=True)
         engine.decoder_optimizer.zero_grad(set_to_none=True)
         outcomes = [engine._encoder_pass(part, batch, scale) for part in batch.parts]
@@ -381,7 +409,7 @@ class IntrospectiveTrainer(AutoencoderTrainer):
             outcome.judged = self._judge(detached, part)
         attribute = self._sum_of_parts(outcome.attribute, part)
         loss = self.loss_function.encoder(attribute, outcome.real, outcome.judged.values(), scale)
-        # A graph can serve the decoder too where memory has room for all of them, and the compiler does not give it up.
+        # The decoder pass needs the graph again, unless there would be many, or compiled code has given up its memory.
         reuse = len(batch.parts) == 1 and bool(outcome.fakes) and not self.compiled
         self._backward(loss, part, retain_graph=reuse)
         fakes = outcome.fakes if reuse else {}
@@ -397,6 +425,7 @@ class IntrospectiveTrainer(AutoencoderTrainer):
         if not fakes:  # given up with their graph
             fakes = {"reconstructed": self._decode(outcome.codes), "generated": self._decode(part.noise["prior"])}
         judged = self._judge(fakes, part, for_decoder=True)
+        # The error of real images has no gradient any more: the encoder pass has given it to the decoder.
         loss = self.loss_function.decoder(outcome.real, judged.values(), scale)
         # The graph of the reconstruction leads on to the encoder, which is not to learn here.
         self._backward(loss, part, inputs=list(self.network.decoder.parameters()))
@@ -420,7 +449,7 @@ class IntrospectiveTrainer(AutoencoderTrainer):
                 mean, log_variance = encoder(images).chunk(2, dim=1)
             kl = kl_divergence(mean, log_variance)
             error = torch.zeros_like(kl)
-            if loss.eta if for_decoder else loss.beta_rec:
+            if loss.beta_rec and (loss.eta or not for_decoder):
                 noise = torch.cat([part.noise[f"{name}_again" if for_decoder else name] for name in names])
                 codes = sample(mean, log_variance, noise)
                 if for_decoder:
@@ -433,7 +462,10 @@ class IntrospectiveTrainer(AutoencoderTrainer):
 
 
 def frozen_twin(part: nn.Module) -> nn.Module:
-    """The same network, whose weights and statistics share their memory with it and never get a gradient."""
+    """The same network, whose weights and statistics share their memory with it and never get a gradient.
+
+    The network must stay where it is: moved to another device or type, it would leave its twin behind.
+    """
     twin = copy.deepcopy(part).requires_grad_(False).train()
     shared = zip([*twin.parameters(), *twin.buffers()], [*part.parameters(), *part.buffers()], strict=True)
     for mine, theirs in shared:

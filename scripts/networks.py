@@ -21,8 +21,8 @@ ACTIVATION = ("leakyrelu", {"negative_slope": 0.2, "inplace": True})
 class Blocks(nn.Sequential):
     """Blocks one after the other, which can keep their inputs only and compute the rest again for the gradient.
 
-    That takes a third more time and a fraction of the memory. Gradients stay as they are; batch normalization sees each
-    batch twice for its running statistics.
+    The last block is not computed again, since its gradient comes first. Gradients stay as they are; running statistics
+    of batch normalization see each batch twice.
     """
 
     checkpointing = False
@@ -30,7 +30,7 @@ class Blocks(nn.Sequential):
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Run all blocks."""
         if not torch.jit.is_scripting() and self.checkpointing and torch.is_grad_enabled():
-            return checkpoint_sequential(list(self), len(self), inputs, use_reentrant=False)
+            return checkpoint_sequential(list(self), len(self), inputs, use_reentrant=False, preserve_rng_state=False)
         for block in self:
             inputs = block(inputs)
         return inputs

@@ -72,7 +72,7 @@ class Failed(NamedTuple):
     reason: str
 
 
-DIED = Failed("its process died twice, for instance for want of memory")
+DIED = Failed("its process died each time, for instance for want of memory")
 
 
 def parallel_map(
@@ -181,7 +181,7 @@ class ProcessPool(Pool):
 
     def __init__(self, number: int, threads: int) -> None:
         self.number = number
-        self.width = 2 * number  # one in work and one in waiting for each process
+        self.width = 8 * number  # enough that nobody waits for one subject that takes several times as long
         environment = dict.fromkeys(THREADS, str(max(1, threads)))
         self.options = {"initializer": begin, "initargs": (os.getpid(), os.getcwd()), "env": environment}
         self.executor = self.start()

@@ -8,6 +8,7 @@ the scan ``volume[:, :, z].T`` does.
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -252,15 +253,21 @@ class RandAffineHeartd(RandomizableTransform, MapTransform):
 
     def move(self, image: torch.Tensor) -> torch.Tensor:
         """Resample an image (C, H, W) by what was drawn."""
-        # From the new image to the old one, about the center, in coordinates that reach from -1 to 1 along each axis.
-        half = np.array(image.shape[:0:-1]) / 2  # width before height, as grids have it
+        # From the new image to the old one in pixels from the center, then in halves of the image, as grids have it.
         cosine, sine = np.cos(self.angle), np.sin(self.angle)
-        matrix = np.array([[cosine, -sine], [sine, cosine]]) / self.zoom
-        theta = np.column_stack([matrix * half / half[:, None], self.shift / half])
-        grid = functional.affine_grid(
-            torch.from_numpy(theta[None]).to(image.dtype), [1, *image.shape], align_corners=False
-        )
+        matrix = np.array([[cosine, -sine], [sine, cosine]], np.float32) / np.float32(self.zoom)
+        height, width = image.shape[1:]
+        half = np.array([width, height], np.float32) / 2
+        places = (pixels(height, width) @ matrix.T + self.shift.astype(np.float32)) / half
+        grid = torch.from_numpy(places.reshape(1, height, width, 2)).to(image.dtype)
         return functional.grid_sample(image[None], grid, "bilinear", "zeros", align_corners=False)[0]
+
+
+@cache
+def pixels(height: int, width: int) -> np.ndarray:
+    """Pixels from the center of an image, row by row: (height * width, 2), x before y."""
+    rows, columns = np.mgrid[:height, :width].astype(np.float32)
+    return np.stack([columns - (width - 1) / 2, rows - (height - 1) / 2], axis=-1).reshape(-1, 2)
 
 
 def checked_phases(phases: Sequence[str]) -> tuple[str, ...]:

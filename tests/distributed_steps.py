@@ -10,7 +10,7 @@ import sys
 import ignite.distributed as idist
 import torch
 
-from scripts.distributed import own_rows
+from scripts.distributed import GatheredMetric, own_rows
 from scripts.engines import AutoencoderTrainer, IntrospectiveTrainer, VAETrainer
 from scripts.losses import IntrospectiveLoss, ReconstructionLoss, VAELoss
 from scripts.networks import VariationalAutoencoder
@@ -66,6 +66,15 @@ def trainers() -> dict[str, AutoencoderTrainer]:
     return {"vae": vae(), "introspective": introspective(), "micro-batches": introspective(micro_batch_size=3)}
 
 
+def uneven_metric() -> float:
+    """A metric over the numbers 0 to 4, of which the last process has one and the others share the rest."""
+    metric = GatheredMetric(lambda predictions, targets: float((predictions * targets).sum()), check_compute_fn=False)
+    mine = [torch.arange(4), torch.arange(4, 5)]
+    for values in mine if idist.get_world_size() == 1 else mine[idist.get_rank() : idist.get_rank() + 1]:
+        metric.update((values[:, None].double(), torch.full((len(values), 1), 2.0).double()))
+    return metric.compute()
+
+
 def main() -> None:
     """Train and write."""
     if torch.distributed.is_torchelastic_launched():
@@ -80,6 +89,7 @@ def main() -> None:
             "weights": {key: parameter.detach() for key, parameter in parameters.items()},
             "terms": trainer.state.output["terms"],
         }
+    found["metric"] = {"terms": {"value": torch.tensor(uneven_metric())}}
     if idist.get_rank() == 0:
         torch.save(found, sys.argv[1])
     if torch.distributed.is_initialized():

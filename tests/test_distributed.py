@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from scripts.distributed import local_batch_size
+from scripts.distributed import GatheredMetric, local_batch_size
 from tests.conftest import ROOT
 
 ONE_THREAD = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -36,6 +36,17 @@ def test_two_processes_make_the_steps_of_one(both, name, kind):
     assert len(one) > 3
     for key, values in one.items():
         assert torch.allclose(values, two[key], rtol=1e-9, atol=1e-12), key
+
+
+def test_a_metric_gathers_what_processes_have_unevenly(both):
+    assert [found["metric"]["terms"]["value"].item() for found in both] == [20, 20]
+
+
+def test_a_metric_without_processes_is_ignites():
+    metric = GatheredMetric(lambda predictions, targets: float((predictions * targets).sum()), check_compute_fn=False)
+    for rows in (2, 3):
+        metric.update((torch.full((rows, 1), 2.0), torch.ones(rows, 1)))
+    assert metric.compute() == 10
 
 
 def test_a_batch_that_cannot_be_shared_is_refused(monkeypatch):

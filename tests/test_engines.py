@@ -5,7 +5,14 @@ import copy
 import pytest
 import torch
 
-from scripts.engines import CodeEvaluator, IntrospectiveTrainer, VAETrainer, frozen_twin
+from scripts.engines import (
+    CodeEvaluator,
+    IntrospectiveTrainer,
+    VAETrainer,
+    autocast_options,
+    frozen_twin,
+    set_tf32,
+)
 from scripts.losses import IntrospectiveLoss, ReconstructionLoss, VAELoss, attribute_loss, kl_divergence
 from scripts.networks import VariationalAutoencoder
 
@@ -82,8 +89,43 @@ def test_accumulation_is_refused_in_favor_of_micro_batches():
         make_vae_trainer(make_network(), accumulation_steps=2)
 
 
+def test_a_batch_without_attributes_is_told():
+    trainer = make_vae_trainer(make_network())
+    with pytest.raises(ValueError, match="needs 'attributes' in each batch; set --gamma 0"):
+        trainer._iteration(trainer, {"image": make_batch()["image"]})
+
+
+@pytest.mark.parametrize("precision", ["bf16", "float64"])
+def test_an_unknown_precision_is_refused(precision):
+    with pytest.raises(ValueError, match=f"precision '{precision}' is unknown; choose float32"):
+        autocast_options(precision)
+
+
+def test_tf32_is_one_switch():
+    before = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
+    for allowed in (True, False):
+        set_tf32(allowed)
+        assert torch.backends.cudnn.allow_tf32 == allowed
+        assert (torch.get_float32_matmul_precision() == "high") == allowed
+    torch.backends.cudnn.allow_tf32 = before[0]
+    torch.set_float32_matmul_precision(before[1])
+
+
+def test_a_step_whose_gradient_overflows_is_left_out():
+    network = make_network().float()
+    trainer = make_vae_trainer(network, amp=True, amp_kwargs={"dtype": torch.float16})
+    batch = {name: values.float() for name, values in make_batch().items()}
+    before = copy.deepcopy(network.state_dict())
+    trainer._iteration(trainer, batch | {"image": batch["image"] * 1e4})
+    assert all(torch.equal(before[name], values) for name, values in network.state_dict().items())
+    scale = trainer.loss_scaler.get_scale()
+    assert scale < 2.0**16
+    trainer._iteration(trainer, batch)
+    assert any(not torch.equal(before[name], values) for name, values in network.state_dict().items())
+
+
 def test_micro_batches_need_statistics_of_their_own():
-    with pytest.raises(ValueError, match="micro_batch_size 2 needs a network without batch normalization"):
+    with pytest.raises(ValueError, match="need a network without batch normalization"):
         make_vae_trainer(make_network("batch"), micro_batch_size=2)
     with pytest.raises(ValueError, match="micro_batch_size 0 must be at least 1"):
         make_vae_trainer(make_network(), micro_batch_size=0)

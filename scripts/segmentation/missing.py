@@ -73,13 +73,12 @@ def segment_missing(
     waiting = [scan for scan in scans if read_origin(scan.mask) != mask_origin(scan.image, network)]
     if not waiting:
         return {}
-    segmenter = load_segmenter(weights, device)
     workers = Workers.of(workers)
     if workers.remote:
-        task = partial(segment_there, weights=str(weights), network=network, device=str(device))
+        task = partial(segment_there, weights=str(weights), network=network)
         outcomes = parallel_map(task, waiting, workers, "segment", "scan")
     else:
-        outcomes = segment_here(waiting, segmenter, network, workers.processes)
+        outcomes = segment_here(waiting, load_segmenter(weights, device), network, workers.processes)
     reasons: dict[str, str] = {}
     for scan, reason in zip(waiting, outcomes, strict=True):
         if reason:
@@ -95,15 +94,15 @@ def segment_here(scans: Sequence[Scan], segmenter: Segmenter, network: str, read
         yield write_mask(scan, content, segmenter, network)
 
 
-def segment_there(scan: Scan, weights: str, network: str, device: str) -> str:
+def segment_there(scan: Scan, weights: str, network: str) -> str:
     """Segment a scan on a worker of a cluster; returns the reason where that cannot be done."""
-    return write_mask(scan, _Scans([scan])[0], _segmenter(weights, network, device), network)
+    return write_mask(scan, _Scans([scan])[0], _segmenter(weights, network), network)
 
 
 @cache
-def _segmenter(weights: str, network: str, device: str) -> Segmenter:
-    """The network of this worker; ``network`` is the hash of the file, which another may have replaced."""
-    return load_segmenter(weights, device)
+def _segmenter(weights: str, network: str) -> Segmenter:
+    """The network of this worker, on its GPU if it has one; ``network`` is the hash of the file, which may change."""
+    return load_segmenter(weights, "cuda" if torch.cuda.is_available() else "cpu")
 
 
 def write_mask(scan: Scan, content: tuple[np.ndarray, list[float]] | str, segmenter: Segmenter, network: str) -> str:

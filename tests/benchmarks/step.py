@@ -24,7 +24,7 @@ from monai.bundle import ConfigParser
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from scripts.memory import keep_freed_memory
+from scripts.allocator import keep_freed_memory
 from scripts.perceptual import layer_positions, load_trunk
 from tests.benchmarks.report import RESULTS, OtherLoad, write_result
 from tests.benchmarks.transcription import FeatureError, Weights, introspective_step, vae_step

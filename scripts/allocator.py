@@ -1,4 +1,4 @@
-"""How the C library hands out memory."""
+"""How the C library hands out memory, which decides how long a tensor takes to make."""
 
 from __future__ import annotations
 

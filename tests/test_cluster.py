@@ -49,7 +49,7 @@ def test_a_dead_worker_takes_nothing_with_it(mapped, tmp_path):
 
 
 def test_what_kills_every_worker_is_told(mapped):
-    assert "each worker that had it in work died" in without_7(mapped(die_at_7, NUMBERS)).reason
+    assert "its process died each time" in without_7(mapped(die_at_7, NUMBERS)).reason
 
 
 def test_an_unreachable_scheduler_is_named_with_what_to_do(monkeypatch):

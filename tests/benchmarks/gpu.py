@@ -19,8 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from monai.utils import set_determinism
 from torch.utils.flop_counter import FlopCounterMode
 
+from scripts.engines import set_tf32
 from tests.benchmarks.report import RESULTS, write_result
 from tests.benchmarks.step import Kind, convolution_rate, make_batch, network_layers, rate, trainer_step
 
@@ -125,7 +127,7 @@ def measure(arguments: argparse.Namespace, overrides: Mapping[str, Any]) -> dict
     if has_gpu(device):
         torch.cuda.reset_peak_memory_stats(device)
     seconds, busy = time_steps(step, batch, arguments.steps, device)
-    memory = torch.cuda.max_memory_allocated(device) / 1e9 if has_gpu(device) else None
+    memory = torch.cuda.max_memory_reserved(device) / 1e9 if has_gpu(device) else None
     return {
         "images/s": arguments.batch / seconds,
         "peak memory (GB)": memory,
@@ -172,7 +174,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if has_gpu(arguments.device) and not torch.cuda.is_available():
         sys.exit("There is no GPU here: nothing was measured.")
-    torch.set_float32_matmul_precision("high")  # as the training does
+    set_determinism(0)  # both as the training does: it costs some of cuDNN's kernels
+    set_tf32(True)
     note = NOTE.format_map(vars(arguments))
     write_result(arguments.output, "Training step on a GPU", note, list(measure_all(arguments)))
 

@@ -161,7 +161,7 @@ def cell(value: Any) -> str:
 
 def page(results: Mapping[str, Mapping[str, Any]]) -> str:
     """All results, by name, as one Markdown page."""
-    missing = "Not measured: no machine for it was at hand."
+    missing = "Not measured yet."
     names = [*SECTIONS, *sorted(results.keys() - SECTIONS.keys())]
     sections = [section(results[name]) if name in results else f"## {SECTIONS[name]}\n\n{missing}\n" for name in names]
     return "\n".join([INTRODUCTION, *sections])

@@ -13,11 +13,11 @@ import resource, sys, torch
 from scripts.allocator import keep_freed_memory
 if sys.argv[1] == "keep":
     keep_freed_memory()
-for _ in range(20):  # the first ones find no hole to fill
-    torch.ones(4_000_000)
+for _ in range(10):  # the first ones find no hole to fill
+    torch.ones(16_000_000)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(20):
-    torch.ones(4_000_000)
+    torch.ones(16_000_000)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
@@ -28,5 +28,5 @@ def test_a_tensor_takes_the_memory_of_one_before():
     for way in ("give back", "keep"):
         run = subprocess.run([sys.executable, "-c", TENSORS, way], cwd=ROOT, capture_output=True, text=True, check=True)
         faults[way] = int(run.stdout)
-    pages = 20 * 16_000_000 // resource.getpagesize()
+    pages = 20 * 64_000_000 // resource.getpagesize()
     assert faults["keep"] < pages / 2 < faults["give back"]

@@ -154,8 +154,9 @@ class DiskCacheDataset(PersistentDataset):
 
     def stored(self) -> np.ndarray:
         """Names of all entries that the folder has for these transforms."""
-        folders = [entry.path for entry in os.scandir(self.folder)] if self.folder.is_dir() else []
-        return np.array([name for folder in folders for name in os.listdir(folder)], dtype="S32")
+        folders = [entry.path for entry in os.scandir(self.folder) if entry.is_dir()] if self.folder.is_dir() else []
+        names = (name for folder in folders for name in os.listdir(folder))
+        return np.array([name for name in names if len(name) == 32 and name.isascii()], dtype="S32")
 
     def path(self, index: int) -> Path:
         """Where a subject's entry lies; a folder of 100,000 files would be slow on many file systems."""

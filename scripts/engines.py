@@ -56,6 +56,19 @@ def autocast_options(precision: str) -> dict[str, torch.dtype]:
     return {"dtype": getattr(torch, precision)}
 
 
+def images_at_a_time(micro_batch_size: int | None, batch_size: int) -> int:
+    """How many images are computed on at once.
+
+    Raises:
+        ValueError: for a ``micro_batch_size`` that is no whole number of at least 1.
+    """
+    if micro_batch_size is None:
+        return batch_size
+    if type(micro_batch_size) is not int or micro_batch_size < 1:
+        raise ValueError(f"micro_batch_size is {micro_batch_size!r}; expected a whole number of at least 1, or none.")
+    return micro_batch_size
+
+
 def set_tf32(allowed: bool) -> None:
     """Let NVIDIA GPUs round the factors of float32 products to ten bits, in convolutions and matrix products alike."""
     torch.backends.cudnn.allow_tf32 = allowed
@@ -166,8 +179,7 @@ class AutoencoderTrainer(SupervisedTrainer):
         kwargs.setdefault("prepare_batch", prepare_batch)
         super().__init__(loss_function=loss_function, **kwargs)
         self.batch_norm = any(isinstance(module, _BatchNorm) for module in self.network.modules())
-        if micro_batch_size is not None and micro_batch_size < 1:
-            raise ValueError(f"micro_batch_size {micro_batch_size} must be at least 1.")
+        images_at_a_time(micro_batch_size, 1)  # checked before anything else is made of it
         if self.batch_norm and (micro_batch_size or idist.get_world_size() > 1):
             raise ValueError(
                 "micro_batch_size and several processes need a network without batch normalization, whose statistics "

@@ -217,3 +217,21 @@ def test_a_resume_knows_the_best_and_the_iteration(tmp_path):
     resumed = Run(tmp_path, [1, 5]).run(2)
     assert read(tmp_path / "model.pt")["weight"].item() == best
     assert resumed.trainer.state.iteration == 2
+
+
+def test_the_scale_of_float16_losses_is_resumed(tmp_path):
+    scales = []
+    for epochs, scale in ((1, 8.0), (2, 2.0**16)):
+        run = Run(tmp_path, [3, 2])
+        run.trainer.loss_scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+        run.trainer.add_event_handler(
+            Events.EPOCH_STARTED, lambda engine: scales.append(engine.loss_scaler.get_scale())
+        )
+        run.run(epochs)
+    assert scales == [8.0, 8.0]
+
+
+def test_other_processes_than_the_first_write_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr("ignite.distributed.get_rank", lambda: 1)
+    Run(tmp_path, [3, 2]).run(2)
+    assert not list(tmp_path.iterdir())

@@ -101,6 +101,11 @@ def test_an_unknown_precision_is_refused(precision):
         autocast_options(precision)
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
+def test_precision_is_what_it_says(precision):
+    assert autocast_options(precision) == {"dtype": getattr(torch, precision)}
+
+
 def test_tf32_is_one_switch():
     before = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
     for allowed in (True, False):
@@ -127,8 +132,53 @@ def test_a_step_whose_gradient_overflows_is_left_out():
 def test_micro_batches_need_statistics_of_their_own():
     with pytest.raises(ValueError, match="need a network without batch normalization"):
         make_vae_trainer(make_network("batch"), micro_batch_size=2)
-    with pytest.raises(ValueError, match="micro_batch_size 0 must be at least 1"):
-        make_vae_trainer(make_network(), micro_batch_size=0)
+    for wrong in (0, 1.5, "abc"):
+        with pytest.raises(ValueError, match=f"micro_batch_size is {wrong!r}; expected a whole number"):
+            make_vae_trainer(make_network(), micro_batch_size=wrong)
+
+
+def test_statistics_of_a_part_of_the_batch_are_refused_with_processes_too(monkeypatch):
+    monkeypatch.setattr("ignite.distributed.get_world_size", lambda: 2)
+    with pytest.raises(ValueError, match="several processes need a network without batch normalization"):
+        make_vae_trainer(make_network("batch"))
+
+
+def test_a_step_forgets_the_gradients_of_the_one_before():
+    trainer = make_introspective(make_network())
+    for optimizer in (trainer.optimizer, trainer.decoder_optimizer):
+        optimizer.param_groups[0]["lr"] = 0
+    trainer.state.epoch = 1
+    gradients = []
+    for _ in range(2):
+        torch.manual_seed(7)
+        trainer._iteration(trainer, make_batch())
+        gradients.append([parameter.grad.clone() for parameter in trainer.network.parameters()])
+    assert all(torch.equal(one, other) for one, other in zip(*gradients, strict=True))
+
+
+def test_warmup_ends_with_its_last_epoch():
+    trainer = make_trainer(make_network(), IntrospectiveLoss(ReconstructionLoss(1), **WEIGHTS), warmup_epochs=0)
+    trainer.warmup_epochs = 1
+    for epoch, generates in ((1, False), (2, True)):
+        trainer.state.epoch = epoch
+        assert ("kl_generated" in trainer._iteration(trainer, make_batch())["terms"]) == generates
+
+
+def test_the_evaluator_gives_full_precision_whatever_it_computes_in():
+    network, seen = make_network().float(), []
+    network.encoder[0].register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    batch = {name: values.float() for name, values in make_batch().items()}
+    evaluator = CodeEvaluator(
+        device=torch.device("cpu"),
+        val_data_loader=[batch],
+        network=network,
+        decollate=False,
+        amp=True,
+        amp_kwargs={"dtype": torch.bfloat16},
+    )
+    evaluator.run()
+    assert seen == [torch.bfloat16]
+    assert all(evaluator.state.output[key].dtype == torch.float32 for key in ("pred", "codes", "log_variances"))
 
 
 def one_step(make, network, **kwargs):

@@ -179,6 +179,14 @@ def test_a_broken_entry_is_made_again(tmp_path, damage):
     assert path.read_bytes() == sound
 
 
+def test_stray_files_in_the_cache_do_no_harm(tmp_path):
+    dataset = cached_dataset(DATA, Counted(3), tmp_path)
+    for folder in (tmp_path, dataset.folder, dataset.path(0).parent):
+        (folder / ".DS_Störe").touch()
+    again = cached_dataset(DATA, Counted(3), tmp_path)
+    assert [float(each[0, 0]) for each in again] == [float(each[0, 0]) for each in dataset]
+
+
 def test_a_flipped_bit_is_noticed():
     data = np.frombuffer(encode({"image": torch.rand(2, 5)}), np.uint8)
     for position in range(len(data)):

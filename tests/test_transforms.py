@@ -214,6 +214,7 @@ def test_moves_are_drawn_over_their_whole_range():
     assert np.allclose(np.min(drawn, axis=0), [-0.4, -5, -5, 0.5], rtol=0.03, atol=0.02)
     assert np.allclose(np.max(drawn, axis=0), [0.4, 5, 5, 2], rtol=0.03, atol=0.02)
     assert np.allclose(np.mean(drawn, axis=0), [0, 0, 0, 1.25], atol=0.3)
+    assert abs(np.corrcoef(drawn, rowvar=False)[1, 2]) < 0.2
 
 
 def test_zoom_follows_the_seed():

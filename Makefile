@@ -83,7 +83,7 @@ test: weights ## run the tests (PYTEST_ARGS="-k losses" chooses some)
 
 # One after the other: each takes the whole machine, which nobody else should use meanwhile. Results stay in
 # docs/benchmarks, those of other machines included, and the page is made of what is there.
-bench: weights ## measure speed, memory and scale here, and rebuild docs/benchmarks.md (an hour and more)
+bench: weights ## measure speed, memory and scale here, and rebuild docs/benchmarks.md (half an hour)
 	@echo '[bench] 1/5 the training step beside the plain transcription of the equations'
 	@$(PY) -m tests.benchmarks.step
 	@echo '[bench] 2/5 memory of a training step'

@@ -90,7 +90,8 @@ def test_a_profile_that_cannot_be_used(name, message):
 
 SBATCH = """#!/bin/sh
 cat "$1" >> {folder}/jobs
-PYTHONPATH= sh "$1" > {folder}/job.log 2>&1 &
+cp "$1" {folder}/job.$$  # as the queue does: the file is removed as soon as it is submitted
+PYTHONPATH= sh {folder}/job.$$ > {folder}/job.log.$$ 2>&1 &
 echo "Submitted batch job $!"
 """
 

@@ -111,10 +111,7 @@ class DiskCacheDataset(PersistentDataset):
     ) -> None:
         super().__init__(data, transform, output_folder(cache_dir, "cache_dir"))
         self.deterministic = self.transform.get_index_of_first(is_random)
-        transforms = self.transform.transforms
-        # Called one by one, since a `Compose` takes half as long again to look for pending ones between them.
-        self.random = [] if self.deterministic is None else transforms[self.deterministic :]
-        self.folder = self.cache_dir / settings_hash(transforms[: self.deterministic])
+        self.folder = self.cache_dir / settings_hash(self.transform.transforms[: self.deterministic])
         # In memory that is shared with the workers of a loader: those that persist learn of a new epoch by it.
         self.epoch_seed = torch.zeros((), dtype=torch.int64).share_memory_()
         self.used_seed = 0
@@ -187,10 +184,10 @@ class DiskCacheDataset(PersistentDataset):
         item = read_entry(self.path(index))
         if item is None:
             item = self.store(index)
+        if self.deterministic is None:
+            return item
         with untracked():
-            for transform in self.random:
-                item = transform(item)
-        return item
+            return self.transform(item, start=self.deterministic)
 
     def _follow_epoch(self) -> None:
         """In a worker of a loader: seed the random transforms when the main process has begun an epoch."""

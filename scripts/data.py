@@ -21,6 +21,7 @@ from types import ModuleType
 from typing import Any
 
 import ignite.distributed as idist
+import joblib
 import monai
 import numpy as np
 import torch
@@ -142,8 +143,7 @@ class DiskCacheDataset(PersistentDataset):
         # Others may fill the folder too: each begins elsewhere and skips what it finds.
         first = random.SystemRandom().randrange(len(missing))
         todo = _Todo(self, missing[first:] + missing[:first])
-        workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        workers = max(1, workers // idist.get_nproc_per_node()) if len(missing) > FEW else 0
+        workers = max(1, joblib.cpu_count() // idist.get_nproc_per_node()) if len(missing) > FEW else 0
         # With a generator of its own: whether there was something to fill must not change what the training draws.
         loader = torch.utils.data.DataLoader(todo, batch_size=None, num_workers=workers, generator=torch.Generator())
         bar = tqdm(loader, desc="cache", unit="subject", total=len(todo), disable=idist.get_rank() > 0)

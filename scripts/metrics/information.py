@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
+import joblib
 import numpy as np
 from scipy.spatial import cKDTree
 from scipy.special import digamma
@@ -81,7 +81,7 @@ def is_constant(values: np.ndarray) -> np.ndarray:
 
 def workers() -> int:
     """Threads to use: the cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return joblib.cpu_count()
 
 
 def _information(codes: np.ndarray, attributes: np.ndarray, jitter: np.ndarray, subsets: np.ndarray) -> np.ndarray:

@@ -31,7 +31,7 @@ from scripts.checkpoint import load_weights
 from scripts.cohort.single import subject_item
 from scripts.networks import VariationalAutoencoder
 from scripts.overrides import check_keys, declared_keys
-from scripts.packaging.large_files import require_large_file
+from scripts.packaging.checksums import require_shipped
 
 BATCH_SIZE = 64
 
@@ -132,7 +132,7 @@ def load(
         check_keys(overrides, declared_keys(files))
         weights = Path(ckpt_path or root / "models" / "model.pt")
         if ckpt_path is None:
-            require_large_file(weights, root)
+            require_shipped(weights, root)
         if not weights.is_file():
             raise FileNotFoundError(
                 f"there are no weights '{weights}': name a file with ckpt_path, as load(ckpt_path=...)."

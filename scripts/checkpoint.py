@@ -15,7 +15,7 @@ import torch
 from ignite.engine import Engine, Events
 from torch import nn
 
-from scripts.packaging.large_files import require_large_file
+from scripts.packaging.checksums import require_shipped
 from scripts.storage import atomic_path, output_folder, write_json
 
 LAST, BEST, SETTINGS = "last.pt", "model.pt", "settings.json"
@@ -140,7 +140,7 @@ def find_weights(output_dir: str | os.PathLike, bundle_root: str | os.PathLike, 
     shipped = Path(bundle_root) / "models" / BEST
     candidates = [Path(output_dir) / BEST, shipped]
     if not candidates[0].is_file():
-        require_large_file(shipped, bundle_root)
+        require_shipped(shipped, bundle_root)
     for path in candidates:
         if path.is_file():
             return str(path)

@@ -82,15 +82,29 @@ def require_packages() -> None:
 
 
 def write_safetensors(network: nn.Module, path: Path, settings: Mapping[str, Any]) -> Path:
-    """Write the weights of ``model.pt`` as safetensors, which cannot hold code; settings are its metadata, as JSON."""
-    from safetensors.torch import save
-
-    # Contiguous: a training keeps convolutions in channels-last order, which the format does not know.
-    weights = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+    """Write the weights of ``model.pt`` as safetensors."""
+    weights = network.state_dict()
     with atomic_path(path) as part:
-        part.write_bytes(save(weights, {name: json.dumps(value) for name, value in settings.items()}))
+        part.write_bytes(safetensors(weights, settings))
     print(f"{path}: {len(weights)} tensors")
     return path
+
+
+def safetensors(weights: Mapping[str, torch.Tensor], settings: Mapping[str, Any]) -> bytes:
+    """Weights in the format safetensors, which cannot hold code, with the settings as JSON in its header.
+
+    The same weights and settings give the same bytes.
+
+    Raises:
+        ModuleNotFoundError: naming the packages that are missing.
+    """
+    require_packages()
+    from safetensors.torch import save
+
+    # Contiguous: a training keeps convolutions in channels-last order, which the format does not know. One entry: the
+    # format writes several in an order of chance.
+    weights = {name: tensor.contiguous() for name, tensor in weights.items()}
+    return save(weights, {"settings": json.dumps(settings)})
 
 
 def write_onnx(module: nn.Module, sample: torch.Tensor, path: Path, outputs: Sequence[str], opset: int = 18) -> float:

@@ -22,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         written = package(
             options.bundle_root, options.dist, options.overlay, subjects, parse_urls(options.url), options.schema
         )
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         sys.exit(f"[package] {error}")
     print(f"[package] {written.path}: {written.files} files, SHA-256 {written.sha256}")
     print(f"[package] {len(subjects)} names of subjects of cohorts were looked for, and the forms that others have")

@@ -10,7 +10,7 @@ from pathlib import Path
 from scripts.packaging.findings import Finding
 
 MODEL, SETTINGS, CALIBRATION = "models/model.pt", "models/settings.json", "models/calibration.json"
-SEGMENTATION = "models/segmentation.pt"
+SEGMENTATION, SAFETENSORS, CHECKSUMS = "models/segmentation.pt", "models/model.safetensors", "models/checksums.sha256"
 INFERENCE, TRAINING, METADATA = "configs/inference.json", "configs/train.json", "configs/metadata.json"
 LARGE_FILES, DECLARED = "large_files.yml", "docs/figures/synthetic.sha256"
 WEIGHTS = (MODEL, SEGMENTATION)
@@ -24,7 +24,7 @@ REQUIRED = {
 LAYOUT = re.compile(
     r"LICENSE|large_files\.yml|configs/[\w.-]+\.json|configs/logging\.conf|docs/[\w.-]+\.(?:md|txt)"
     r"|docs/figures/[\w.-]+\.png|docs/figures/synthetic\.sha256|scripts/(?:\w+/)*\w+\.py"
-    r"|models/(?:model\.pt|segmentation\.pt|settings\.json|calibration\.json)"
+    r"|models/(?:model\.pt|segmentation\.pt|settings\.json|calibration\.json|model\.safetensors|checksums\.sha256)"
 )
 # The trunks of the perceptual loss are fetched by the user; the rest are caches.
 SKIPPED = re.compile(r"models/trunks/.*|(?:.*/)?(?:__pycache__|\.ruff_cache|\.pytest_cache)/.*|(?:.*/)?\.DS_Store")

@@ -11,7 +11,6 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 from scripts.packaging.contents import LARGE_FILES, WEIGHTS
@@ -63,29 +62,10 @@ def list_large(contents: Mapping[str, bytes], urls: Mapping[str, str]) -> dict[s
     return {name: data for name, data in contents.items() if name not in large} | {LARGE_FILES: text.encode()}
 
 
-def require_large_file(path: str | os.PathLike, bundle_root: str | os.PathLike) -> None:
-    """Check a weight of a packaged bundle before it is used; one that ``large_files.yml`` does not list is not checked.
-
-    Raises:
-        FileNotFoundError: when it has not been downloaded yet.
-        ValueError: when it is another file than the one listed.
-    """
-    entry = listed(path, bundle_root)
-    if entry is None:
-        return
-    download = f"python -m monai.bundle download_large_files --bundle_path '{bundle_root}' (it needs PyYAML)"
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"'{path}' is not part of the archive: fetch it by {download}, or from {entry['url']}.")
-    found = hashlib.sha256(Path(path).read_bytes()).hexdigest()
-    if found != entry["hash_val"]:
-        raise ValueError(
-            f"'{path}' has the SHA-256 {found[:12]}..., {LARGE_FILES} lists {entry['hash_val'][:12]}...: it is cut off "
-            f"or of another version. Remove it, and fetch it by {download}; or name other weights by --ckpt_path."
-        )
-
-
-def listed(path: str | os.PathLike, bundle_root: str | os.PathLike) -> dict[str, Any] | None:
-    """The entry of a file in ``large_files.yml``, if there is one."""
-    file = Path(bundle_root) / LARGE_FILES
+def download_hint(path: str | os.PathLike, bundle_root: str | os.PathLike) -> str | None:
+    """How to fetch a weight of an unpacked bundle; None for one that ``large_files.yml`` does not list."""
+    root, file = Path(bundle_root), Path(bundle_root) / LARGE_FILES
     entries = json.loads(file.read_text())["large_files"] if file.is_file() else []
-    return next((entry for entry in entries if Path(bundle_root) / entry["path"] == Path(path)), None)
+    url = next((entry["url"] for entry in entries if root / entry["path"] == Path(path)), None)
+    command = f"python -m monai.bundle download_large_files --bundle_path '{bundle_root}'"
+    return url and f"fetch it by {command} (it needs PyYAML), or from {url}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,15 +11,30 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
+
 from scripts.calibration.calibration import Calibration
 from scripts.checkpoint import refuse_other_settings
+from scripts.export import safetensors
 from scripts.packaging.archive import write_archive, write_checksum
+from scripts.packaging.checksums import list_checksums
 from scripts.packaging.configs import ModelConfig, merge_overlays
-from scripts.packaging.contents import CALIBRATION, INFERENCE, METADATA, MODEL, SEGMENTATION, SETTINGS, collect, is_text
+from scripts.packaging.contents import (
+    CALIBRATION,
+    CHECKSUMS,
+    INFERENCE,
+    METADATA,
+    MODEL,
+    SAFETENSORS,
+    SEGMENTATION,
+    SETTINGS,
+    collect,
+    is_text,
+)
 from scripts.packaging.findings import Finding, Refused
 from scripts.packaging.identifiers import Names, identifiers
 from scripts.packaging.images import check_image, read_declared
-from scripts.packaging.large_files import check_large, list_large
+from scripts.packaging.large_files import check_large, large_files, list_large
 from scripts.packaging.metadata import check_metadata, check_schema, is_measured, of_model
 from scripts.packaging.texts import check_text, own_paths
 from scripts.packaging.weights import check_weights
@@ -66,6 +82,7 @@ def package(
     """
     root, names, urls = Path(bundle_root), Names(subjects), urls or {}
     contents, findings = collect(root)
+    contents = {name: data for name, data in contents.items() if name not in (SAFETENSORS, CHECKSUMS)}  # made anew
     if findings_on_parts(contents):  # what follows reads them
         raise Refused(findings + findings_on_parts(contents) + list(check_contents(contents, names, root)))
     contents |= merge_overlays(contents, overlays)
@@ -79,7 +96,8 @@ def package(
     sha256 = hashlib.sha256(contents[MODEL]).hexdigest()
     fitted = of_model(metadata, ModelConfig(contents[INFERENCE]).values, sha256)
     contents[METADATA] = (json.dumps(fitted, indent=4, ensure_ascii=False) + "\n").encode()
-    contents = list_large(contents, urls)
+    contents |= safetensors_of(contents)
+    contents = list_large(contents | list_checksums(contents), urls)
     path = output_folder(dist, "dist") / f"{NAME}_v{metadata['version']}.zip"
     write_archive(path, NAME, contents)
     return Package(path, write_checksum(path), len(contents), notes(metadata, sha256, names, schema))
@@ -134,6 +152,14 @@ def check_beside(contents: Mapping[str, bytes], settings: Mapping[str, Any], roo
             Calibration.read(root / CALIBRATION, hashlib.sha256(contents[MODEL]).hexdigest())
         except (FileNotFoundError, ValueError) as error:
             yield Finding(CALIBRATION, f"does not belong to the weights ({error}).")
+
+
+def safetensors_of(contents: Mapping[str, bytes]) -> dict[str, bytes]:
+    """The weights once more as safetensors, where they are small enough to be packaged."""
+    if MODEL in large_files(contents):
+        return {}
+    weights = torch.load(io.BytesIO(contents[MODEL]), map_location="cpu", weights_only=True)
+    return {SAFETENSORS: safetensors(weights, ModelConfig(contents[INFERENCE]).settings)}
 
 
 def notes(metadata: Mapping[str, Any], sha256: str, names: Names, schema: str | os.PathLike | None) -> list[str]:

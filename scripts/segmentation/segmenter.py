@@ -14,6 +14,7 @@ from monai.transforms import ScaleIntensity, ScaleIntensityRangePercentiles
 from torch.nn.functional import pad
 
 from scripts import checkpoint
+from scripts.packaging.checksums import require_shipped
 from scripts.segmentation.anatomy import mended, without_partial_base
 from scripts.segmentation.slices import CLASSES, resized, to_slices
 
@@ -134,7 +135,13 @@ def segmenter_of(content: Mapping[str, Any], path: str | os.PathLike, device: st
 
 
 def find_segmenter(near: str | os.PathLike, bundle_root: str | os.PathLike) -> str | None:
-    """The network to use where none is named: that in a folder or beside a checkpoint, or of the bundle, or none."""
+    """The network to use where none is named: that in a folder or beside a checkpoint, or of the bundle, or none.
+
+    Raises:
+        FileNotFoundError, ValueError: for one of the bundle that is missing from its archive, or another file.
+    """
     folder = Path(near).parent if Path(near).is_file() else Path(near)
-    candidates = [folder / FILE, Path(bundle_root) / "models" / FILE]
-    return next((str(path) for path in candidates if path.is_file()), None)
+    own, shipped = folder / FILE, Path(bundle_root) / "models" / FILE
+    if not own.is_file() or own.resolve() == shipped.resolve():
+        require_shipped(shipped, bundle_root)
+    return next((str(path) for path in (own, shipped) if path.is_file()), None)

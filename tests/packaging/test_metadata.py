@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from monai.bundle import ConfigParser
+from packaging.requirements import Requirement
 
 from scripts.packaging.metadata import UNMEASURED, check_metadata, check_schema, of_model
 from tests.conftest import ROOT, shared
@@ -54,6 +55,16 @@ def test_the_schema_is_checked_offline():
     assert finding.place == "configs/metadata.json, key 'references'"
     (finding,) = check_schema(METADATA | {"schema": "https://x.org/older.json"}, schema)
     assert "does not end in meta_schema_20240725.json" in finding.reason
+
+
+def test_all_dependencies_are_named():
+    tomllib = pytest.importorskip("tomllib", reason="is part of Python 3.11")
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    apart = {"monai": "monai_version", "torch": "pytorch_version", "numpy": "numpy_version"}
+    names = {Requirement(text).name for text in listed} - apart.keys()
+    assert names == METADATA["required_packages_version"].keys()
+    versions = METADATA["required_packages_version"] | {name: METADATA[key] for name, key in apart.items()}
+    assert all(Requirement(text).specifier.contains(versions[Requirement(text).name]) for text in listed)
 
 
 def tensor(section, part, name):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import subprocess
@@ -7,6 +8,7 @@ import zipfile
 
 import pytest
 import torch
+from safetensors.torch import load
 
 from scripts.packaging import large_files
 from scripts.packaging.__main__ import main
@@ -50,7 +52,7 @@ def test_the_archive_is_laid_out_as_the_specification_says(template, tmp_path):
     code = {f"{NAME}/{path.relative_to(ROOT)}" for path in (ROOT / "scripts").rglob("*.py")}
     assert code == {name for name in names if f"{NAME}/scripts/" in name}
     models = {name.rsplit("/", 1)[-1] for name in names if "/models/" in name}
-    assert models == {"model.pt", "settings.json", "calibration.json"}
+    assert models == {"model.pt", "model.safetensors", "settings.json", "calibration.json", "checksums.sha256"}
 
 
 def test_twice_gives_the_same_bytes(bundle, tmp_path):
@@ -65,6 +67,18 @@ def test_twice_gives_the_same_bytes(bundle, tmp_path):
     assert first.path.read_bytes() == second.path.read_bytes()
     subprocess.run(["sha256sum", "--check", f"{ZIP}.sha256"], cwd=tmp_path / "a", check=True, capture_output=True)
     assert (tmp_path / "a" / f"{ZIP}.sha256").read_text() == f"{first.sha256}  {ZIP}\n"
+
+
+def test_the_weights_are_there_as_safetensors_too(bundle, tmp_path):
+    (bundle / "models" / "model.safetensors").write_bytes(b"of an earlier training")
+    (bundle / "models" / "checksums.sha256").write_text("of an earlier training")
+    with zipfile.ZipFile(package(bundle, tmp_path).path) as archive:
+        content = archive.read(f"{NAME}/models/model.safetensors")
+        listed = archive.read(f"{NAME}/models/checksums.sha256").decode()
+    weights, safe = torch.load(bundle / "models" / "model.pt", weights_only=True), load(content)
+    assert safe.keys() == weights.keys()
+    assert all(torch.equal(safe[name], tensor) for name, tensor in weights.items())
+    assert f"{hashlib.sha256(content).hexdigest()}  model.safetensors\n" in listed
 
 
 def in_a_config(bundle):
@@ -215,7 +229,9 @@ def test_large_weights_are_listed_instead(bundle, tmp_path, monkeypatch):
     assert "--url models/model.pt=https://" in refusal(bundle, tmp_path)["models/model.pt"]
     written = package(bundle, tmp_path / "dist", urls={"models/model.pt": "https://x.org/m.pt"})
     with zipfile.ZipFile(written.path) as archive:
-        assert f"{NAME}/models/model.pt" not in archive.namelist()
+        models = {name.rsplit("/", 1)[-1] for name in archive.namelist() if "/models/" in name}
+        assert models == {"settings.json", "calibration.json", "checksums.sha256"}
+        assert b"  model.pt\n" in archive.read(f"{NAME}/models/checksums.sha256")
         (entry,) = json.loads(archive.read(f"{NAME}/large_files.yml"))["large_files"]
     assert (entry["path"], entry["url"]) == ("models/model.pt", "https://x.org/m.pt")
 

@@ -15,15 +15,14 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from monai.bundle import ConfigParser, ConfigWorkflow
-from monai.bundle.scripts import verify_net_in_out
+from monai.bundle import ConfigParser
 
 from scripts.calibration.calibration import Calibration
 from scripts.checkpoint import fingerprint
 from scripts.cohort.phantom import write_cohort
 from scripts.evaluation import study
 from scripts.storage import read_csv
-from tests.conftest import ROOT, shared
+from tests.conftest import ROOT
 from tests.inference.damage import break_five
 
 CONFIGS = ROOT / "bundle" / "configs"
@@ -332,25 +331,6 @@ def test_volumes_and_pages_can_be_left_out(trained, broken, tmp_path):
     assert {path.name for path in tmp_path.glob("*/*")} == {"result.json"}
 
 
-@pytest.mark.parametrize(("file", "workflow"), [("train.json", "train"), ("inference.json", "infer")])
-def test_the_properties_that_bundle_tools_ask_for(file, workflow, trained, prepared, phantoms, tmp_path):
-    paths = {"dataset_dir": str(phantoms), "datalist": str(prepared / "datalist.json"), "output_dir": str(tmp_path)}
-    sizes = {"channels": [8, 8, 8], "latent_dim": 8, "spatial_size": [64, 64]}
-    sizes |= {"perceptual_weight": 0} if workflow == "train" else {"ckpt_path": str(trained / "model.pt")}
-    flow = ConfigWorkflow(str(CONFIGS / file), workflow_type=workflow, logging_file=False, **paths, **sizes)
-    flow.initialize()
-    assert flow.check_properties() == []
-
-
-def test_metadata_fits_its_schema():
-    from jsonschema import validate
-
-    metadata = json.loads((CONFIGS / "metadata.json").read_text())
-    validate(metadata, json.loads(shared("schema/meta_schema_20240725.json").read_text()))
-    assert metadata["schema"].endswith("meta_schema_20240725.json")
-    assert next(iter(metadata["changelog"])) == metadata["version"]
-
-
 def test_training_and_inference_see_the_same_image():
     train, inference = (ConfigParser.load_config_file(CONFIGS / name) for name in ("train.json", "inference.json"))
     shared_steps = inference["preprocessing"]["transforms"][:-1]
@@ -370,28 +350,6 @@ def test_training_and_inference_see_the_same_image():
     assert all(train[key] == inference[key] for key in common)
     assert train["network_def"] == inference["network_def"] | {"checkpointing": "@checkpointing"}
     assert inference["rules"] == ConfigParser.load_config_file(CONFIGS / "cohort.json")["rules"]
-
-
-def test_network_takes_and_gives_what_the_metadata_say():
-    verify_net_in_out(
-        "network_def",
-        meta_file=str(CONFIGS / "metadata.json"),
-        config_file=str(CONFIGS / "inference.json"),
-        device="cpu",
-    )
-
-
-@pytest.mark.filterwarnings("ignore:.*torch.jit.*")
-def test_export_to_torchscript(trained, tmp_path):
-    arguments = [f"--filepath={tmp_path / 'model.ts'}", f"--ckpt_file={trained / 'model.pt'}"]
-    arguments += [f"--meta_file={CONFIGS / 'metadata.json'}", f"--config_file={[str(CONFIGS / 'inference.json')]}"]
-    arguments += [f"--{key}={json.dumps(TINY[key])}" for key in ("channels", "latent_dim")]
-    arguments += ["--spatial_size=[64,64]", '--norm=["group",{"num_groups":8}]', "--input_shape=[1,2,64,64]"]
-    export = [sys.executable, "-m", "monai.bundle", "ckpt_export", "network_def", *arguments]
-    process = subprocess.run(export, cwd=ROOT / "bundle", env=environment(), timeout=300, **PIPES)
-    assert process.returncode == 0, process.stdout[-2000:]
-    image = torch.rand(1, 2, 64, 64)
-    assert torch.jit.load(tmp_path / "model.ts")(image).shape == image.shape
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)

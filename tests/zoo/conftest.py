@@ -1,9 +1,7 @@
-"""The bundle as users get it: packaged with random weights of the compact network, and unpacked again."""
+"""The bundle as users get it: packaged, and unpacked again."""
 
 from __future__ import annotations
 
-import io
-import json
 import os
 import subprocess
 import sys
@@ -12,17 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from monai.bundle import ConfigWorkflow
 
 from scripts.cohort.layout import write_volume
-from scripts.packaging.archive import write_archive
-from scripts.packaging.configs import ModelConfig, merge_overlays
-from scripts.packaging.contents import INFERENCE, METADATA, MODEL, SETTINGS, collect
-from scripts.packaging.metadata import of_model
+from scripts.packaging.package import NAME, package
 from tests.conftest import ROOT
 
-NAME = "bundle"
 OFFLINE = {f"{protocol}_proxy": "http://127.0.0.1:9" for protocol in ("http", "https")}  # where nobody listens
 PIPES = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
 
@@ -37,29 +30,8 @@ def run_offline(*arguments, cwd, timeout=300):
 
 @pytest.fixture(scope="session")
 def archive(tmp_path_factory) -> Path:
-    """The zip of the bundle."""
-    contents = {name: data for name, data in collect(ROOT / "bundle")[0].items() if not name.startswith("models/")}
-    contents |= merge_overlays(contents, ["compact.json"])
-    config = ModelConfig(contents[INFERENCE])
-    metadata = of_model(json.loads(contents[METADATA]), config.values, "")
-    weights = io.BytesIO()
-    torch.save(random_weights(config.network), weights)
-    added = {METADATA: metadata, SETTINGS: config.settings}
-    contents |= {name: json.dumps(content).encode() for name, content in added.items()}
-    contents[MODEL] = weights.getvalue()
-    path = tmp_path_factory.mktemp("archive") / f"{NAME}.zip"
-    write_archive(path, NAME, contents)
-    return path
-
-
-def random_weights(network: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """Weights that let through what they get: of the size that layers are initialized with, but not all alike."""
-    network, generator = network.to_empty(device="cpu"), torch.Generator().manual_seed(0)
-    for parameter in network.parameters():
-        scale = parameter[0].numel() ** -0.5 if parameter.ndim > 1 else 0.3
-        offset = 0 if parameter.ndim > 1 else 0.5
-        torch.nn.init.normal_(parameter, offset, scale, generator=generator)
-    return network.state_dict()
+    """The zip of the bundle, with the weights that it ships."""
+    return package(ROOT / "bundle", tmp_path_factory.mktemp("archive")).path
 
 
 @pytest.fixture(scope="session")

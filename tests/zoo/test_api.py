@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import shutil
 
 import numpy as np
 import pytest
 import torch
 
 from scripts.api import load
+from scripts.checkpoint import find_weights
 from scripts.cohort.layout import SubjectError
 from tests.conftest import ROOT
 from tests.zoo.conftest import run_offline
@@ -85,6 +87,19 @@ def test_without_weights_it_says_where_to_get_them(packaged, tmp_path):
         load(packaged, ckpt_path=tmp_path / "nowhere.pt")
     with pytest.raises(FileNotFoundError, match=r"is no bundle of this kind"):
         load(tmp_path)
+
+
+def test_damaged_or_missing_weights_of_the_archive_are_told(packaged, tmp_path):
+    bundle = shutil.copytree(packaged, tmp_path / "bundle")
+    weights = bundle / "models" / "model.pt"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    with pytest.raises(ValueError, match=r"model\.pt' has the SHA-256 .* unpack the archive again"):
+        load(bundle)
+    with pytest.raises(ValueError, match=r"model\.pt' has the SHA-256"):
+        find_weights(tmp_path, bundle)  # as the configs do
+    weights.unlink()
+    with pytest.raises(FileNotFoundError, match=r"model\.pt' belongs to the bundle and is missing: unpack"):
+        load(bundle)
 
 
 def test_an_older_monai_is_refused_by_the_import(packaged, tmp_path):

@@ -31,7 +31,7 @@ from scripts.checkpoint import load_weights
 from scripts.cohort.single import subject_item
 from scripts.networks import VariationalAutoencoder
 from scripts.overrides import check_keys, declared_keys
-from scripts.packaging.checksums import require_shipped
+from scripts.shipped import require_shipped
 
 BATCH_SIZE = 64
 
@@ -112,7 +112,7 @@ def load(
 
     Args:
         bundle: the bundle's folder, or its zip; by default the one that this code belongs to. Its configs run as code,
-            so that it must be one you trust.
+            so that it must be one you trust. The code of networks and transforms is that of this module's own bundle.
         ckpt_path: weights; by default ``models/model.pt`` of the bundle.
         device: by default a GPU where there is one.
         overlays: configs behind inference.json that the training had, such as ``compact.json``. A packaged bundle needs
@@ -131,8 +131,7 @@ def load(
             raise FileNotFoundError(f"'{bundle}' is no bundle of this kind: {missing[0]} does not exist.")
         check_keys(overrides, declared_keys(files))
         weights = Path(ckpt_path or root / "models" / "model.pt")
-        if ckpt_path is None:
-            require_shipped(weights, root)
+        require_shipped(weights)
         if not weights.is_file():
             raise FileNotFoundError(
                 f"there are no weights '{weights}': name a file with ckpt_path, as load(ckpt_path=...)."

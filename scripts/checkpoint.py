@@ -15,7 +15,7 @@ import torch
 from ignite.engine import Engine, Events
 from torch import nn
 
-from scripts.packaging.checksums import require_shipped
+from scripts.shipped import require_shipped
 from scripts.storage import atomic_path, output_folder, write_json
 
 LAST, BEST, SETTINGS = "last.pt", "model.pt", "settings.json"
@@ -66,8 +66,10 @@ def load_weights(network: nn.Module, path: str | os.PathLike, settings: Mapping[
             the ``settings.json`` that the training left beside them, where that is found.
 
     Raises:
-        ValueError: when the checkpoint is of another architecture or other settings, naming the differences.
+        ValueError: when the checkpoint is of another architecture or other settings, naming the differences, or one
+            that an archive lists otherwise.
     """
+    require_shipped(path)
     content = read(path)
     if settings:  # before the weights, since they tell in words which overlay is missing
         refuse_other_settings(training_settings(path), settings, Path(path).with_name(SETTINGS))
@@ -83,7 +85,8 @@ def refuse_other_settings(known: Mapping[str, Any], asked: Mapping[str, Any], pa
         listed = "; ".join(f"{key} is {asked[key]}, was {known[key]}" for key in other)
         raise ValueError(
             f"'{path}' shows a training with other settings: {listed}. Use the configs and overlays (such as "
-            "compact.json, ed.json) of that training; to train anew, name another --output_dir or set --resume False."
+            "compact.json, ed.json) of that training; to train anew, name another --output_dir or set --resume False; "
+            "to evaluate on another cohort, set --other_cohort True."
         )
 
 
@@ -140,7 +143,7 @@ def find_weights(output_dir: str | os.PathLike, bundle_root: str | os.PathLike, 
     shipped = Path(bundle_root) / "models" / BEST
     candidates = [Path(output_dir) / BEST, shipped]
     if not candidates[0].is_file():
-        require_shipped(shipped, bundle_root)
+        require_shipped(shipped)
     for path in candidates:
         if path.is_file():
             return str(path)

@@ -15,6 +15,8 @@ from typing import Any
 from monai.bundle import ConfigParser, run
 from monai.bundle.utils import DEFAULT_MLFLOW_SETTINGS, ID_SEP_KEY
 
+from scripts import bundle_root
+
 # What ``run`` itself takes, and what its experiment tracking adds to a config.
 RUN_KEYS = {*inspect.signature(run).parameters, *DEFAULT_MLFLOW_SETTINGS["configs"]}
 
@@ -32,6 +34,7 @@ def reject_unknown_keys() -> None:
     if launched is None:
         return
     files, overrides = launched
+    refuse_other_code(files[0])
     overlays = [key for file in files[1:] for key in ConfigParser.load_config_file(file)]
     declared = declared_keys(files)
     check_keys(overrides, [*declared, *RUN_KEYS])
@@ -39,6 +42,24 @@ def reject_unknown_keys() -> None:
     config = ConfigParser.load_config_files([str(file) for file in files])
     for key in overrides:
         check_path(key, config)
+
+
+def refuse_other_code(config: str | Path) -> None:
+    """Refuse the config of another bundle than the one whose code runs.
+
+    Python puts the folder that it is started in first on its path: started in one bundle with the config of another
+    one, it would take the code and the weights of the first.
+
+    Raises:
+        ValueError: naming both bundles.
+    """
+    root = Path(config).resolve().parent.parent
+    own = Path(bundle_root()).resolve()
+    if (root / "scripts" / "__init__.py").is_file() and (root / "configs").is_dir() and root != own:
+        raise ValueError(
+            f"'{config}' belongs to the bundle '{root}', but the code that runs is of '{own}', which Python found "
+            "first: start the command in another folder."
+        )
 
 
 def launch() -> tuple[list[str | Path], dict[str, Any]] | None:

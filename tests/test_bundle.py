@@ -26,7 +26,16 @@ from tests.conftest import ROOT
 from tests.inference.damage import break_five
 
 CONFIGS = ROOT / "bundle" / "configs"
-OVERLAYS = ("compact.json", "sivae.json", "beta_vae.json", "attri_vae.json", "residual.json", "ed.json", "es.json")
+OVERLAYS = (
+    "compact.json",
+    "phantom.json",
+    "sivae.json",
+    "beta_vae.json",
+    "attri_vae.json",
+    "residual.json",
+    "ed.json",
+    "es.json",
+)
 TINY = {
     "channels": [8, 8, 8],
     "latent_dim": 8,

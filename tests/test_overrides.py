@@ -92,3 +92,16 @@ def test_a_key_of_another_config_is_no_key_of_this_one(config, tmp_path):
     with pytest.raises(RuntimeError) as error:
         run(config_file=config, seed=1)
     assert "no config declares the key 'seed'" in str(error.value.__cause__)
+
+
+def test_the_config_of_another_bundle_is_refused(config, tmp_path):
+    other = tmp_path / "other"
+    (other / "scripts").mkdir(parents=True)
+    (other / "configs").mkdir()
+    moved = other / "configs" / "config.json"
+    moved.write_text((tmp_path / "config.json").read_text())
+    run(config_file=str(moved))  # a folder of this name alone makes no bundle
+    (other / "scripts" / "__init__.py").touch()
+    with pytest.raises(RuntimeError) as error:
+        run(config_file=str(moved))
+    assert f"belongs to the bundle '{other}', but the code that runs is of" in str(error.value.__cause__)

@@ -39,7 +39,7 @@ def import_acdc(
     if not patients:
         raise FileNotFoundError(
             f"source_dir '{source_dir}' holds no ACDC patient; expected folders patientNNN with Info.cfg, "
-            "patientNNN_frameFF.nii.gz and patientNNN_frameFF_gt.nii.gz."
+            "patientNNN_frameFF.nii.gz and patientNNN_frameFF_gt.nii.gz, as in ACDC's folder 'training'."
         )
     import_subjects(import_patient, patients, dataset_dir, INFO_COLUMNS, workers, "ACDC")
 

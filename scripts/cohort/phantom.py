@@ -129,7 +129,8 @@ def _check(subjects: int, cine_fraction: float, diseased_fraction: float, failin
             raise ValueError(f"{name} is {number}; expected at least {least}.")
     if not 0 <= failing * len(FAILURES) <= subjects:
         raise ValueError(
-            f"failing is {failing}: {failing} for each of {len(FAILURES)} rules does not fit into {subjects} subjects."
+            f"failing is {failing}: {failing} for each of {len(FAILURES)} rules does not fit into {subjects} subjects: "
+            "raise --subjects, or set --failing 0."
         )
 
 

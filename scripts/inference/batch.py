@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import csv
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from monai.engines import SupervisedEvaluator
 
+from scripts.calibration.calibration import Calibration
 from scripts.cohort.examine import group_reasons
 from scripts.inference.items import Subjects
 from scripts.inference.records import Records
@@ -56,10 +60,27 @@ def finish(writer: ResultsWriter, subjects: Subjects) -> int:
     excluded = [*subjects.excluded, *failed]
     results = writer.records.gather(subjects.items, excluded)
     print_summary(results, writer.written, excluded, writer.records)
+    print_cautions(writer.records.folder / "attributes.csv", writer.calibration)
     lost = len(subjects.items) - results - len(failed)
     if lost > 0:
         print(f"{lost} subjects have neither a result nor a reason: is another inference at work in this folder?")
     return len(excluded) + max(lost, 0)
+
+
+def print_cautions(table: Path, calibration: Calibration | None) -> None:
+    """Print how many scans are out of range, and what holds for all results of this model: not all look at pages.
+
+    Args:
+        table: ``attributes.csv`` of the results.
+        calibration: of the model.
+    """
+    with open(table, newline="") as file:
+        flagged = Counter(row.get("out_of_range") for row in csv.DictReader(file))
+    if flagged["True"]:
+        known = flagged["True"] + flagged["False"]
+        print(f"Out of range: {flagged['True']} of {known} scans, of which estimates mean little (see {table})")
+    for caution in calibration.cautions() if calibration is not None else ():
+        print(f"Caution: {caution}")
 
 
 def print_summary(results: int, new: int, excluded: Sequence[Mapping[str, Any]], records: Records) -> None:

@@ -30,7 +30,10 @@ def merge_overlays(contents: Mapping[str, bytes], overlays: Sequence[str]) -> di
 
     Raises:
         FileNotFoundError: for an overlay that the bundle lacks.
+        ValueError: for a bundle that has been packaged already, whose configs are no longer the paper's.
     """
+    if PAPER in contents:
+        raise ValueError(f"{PAPER} shows that this bundle was unpacked from an archive: package the checkout.")
     absent = [name for name in overlays if f"configs/{name}" not in contents]
     if absent:
         raise FileNotFoundError(f"--overlay: bundle/configs has no {', '.join(absent)}.")

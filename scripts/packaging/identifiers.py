@@ -10,6 +10,7 @@ import csv
 import json
 import os
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
@@ -20,7 +21,7 @@ SUBJECT_COLUMNS = {
     *("patient", "patients", "patient_id", "patient_name", "patientid", "patientname", "eid", "external code"),
 }
 PATTERNS = {
-    "a numbered subject": r"(?<![a-z])(?:patient|subject|subj|participant|volunteer|case)[_-]?\d{2,}",
+    "a numbered subject": r"(?<![a-z])(?:patient|subject|subj|participant|volunteer|case)[\s_#–-]*\d{2,}",
     "a BIDS subject": r"(?<![a-z0-9])sub-[a-z]*\d[a-z0-9]*",
     "a UK Biobank participant": r"(?<![\d.])[1-6]\d{6}(?!\d|\.\d)",
     "an M&Ms subject": r"(?<![a-z0-9])(?-i:[A-Z]\d[A-Z]\d[A-Z]\d)(?![a-z0-9])",
@@ -64,7 +65,12 @@ class Names:
 
 def parts(text: str) -> tuple[str, ...]:
     """Letters and digits of a text, without what stands between them."""
-    return tuple(re.findall(r"[^\W_]+", text.lower()))
+    return tuple(re.findall(r"[^\W_]+", normalized(text).lower()))
+
+
+def normalized(text: str) -> str:
+    """A text with one way to write each letter, and without characters that nobody sees."""
+    return "".join(letter for letter in unicodedata.normalize("NFKC", text) if unicodedata.category(letter) != "Cf")
 
 
 def is_telling(words: Sequence[str]) -> bool:
@@ -81,7 +87,7 @@ def identifiers(text: str, names: Names, place: str) -> Iterator[str]:
         names: of the cohorts at hand.
         place: the file that it stands in, since some may name phantoms.
     """
-    text = HASH.sub(" ", text)
+    text = HASH.sub(" ", normalized(text))
     if place in SYNTHETIC_PLACES:
         text = SYNTHETIC.sub(" ", text)
     found = list(dict.fromkeys(names.find(text)))

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from urllib.parse import urlsplit
 
 from scripts.packaging.contents import LARGE_FILES, WEIGHTS
@@ -28,10 +26,11 @@ def parse_urls(given: Sequence[str]) -> dict[str, str]:
     """``models/model.pt=https://...`` to name -> URL; raises ValueError for another form."""
     pairs = [each.partition("=") for each in given]
     for name, separator, url in pairs:
-        if not separator or name not in WEIGHTS or urlsplit(url).scheme not in ("http", "https") or "@" in url:
+        known = separator and name in WEIGHTS and urlsplit(url).scheme in ("http", "https")
+        if not known or any(sign in url for sign in "@?#"):
             raise ValueError(
                 f"--url '{name}{separator}{url}': expected one of {', '.join(WEIGHTS)}, '=' and an address of http or "
-                "https without a user's name."
+                "https without a user's name, and without '?' and '#', behind which a secret may stand."
             )
     return {name: url for name, _, url in pairs}
 
@@ -60,12 +59,3 @@ def list_large(contents: Mapping[str, bytes], urls: Mapping[str, str]) -> dict[s
     ]
     text = json.dumps({"large_files": entries}, indent=4) + "\n"
     return {name: data for name, data in contents.items() if name not in large} | {LARGE_FILES: text.encode()}
-
-
-def download_hint(path: str | os.PathLike, bundle_root: str | os.PathLike) -> str | None:
-    """How to fetch a weight of an unpacked bundle; None for one that ``large_files.yml`` does not list."""
-    root, file = Path(bundle_root), Path(bundle_root) / LARGE_FILES
-    entries = json.loads(file.read_text())["large_files"] if file.is_file() else []
-    url = next((entry["url"] for entry in entries if root / entry["path"] == Path(path)), None)
-    command = f"python -m monai.bundle download_large_files --bundle_path '{bundle_root}'"
-    return url and f"fetch it by {command} (it needs PyYAML), or from {url}"

@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
@@ -28,6 +29,7 @@ from scripts.packaging.contents import (
     SAFETENSORS,
     SEGMENTATION,
     SETTINGS,
+    TRAINING,
     collect,
     is_text,
 )
@@ -90,7 +92,7 @@ def package(
     findings += check_contents(contents, names, root)
     findings += check_metadata(metadata, root.absolute().parent)
     findings += check_schema(metadata, Path(schema)) if schema else []
-    findings += chain(check_large(contents, urls), check_model(contents, names, root))
+    findings += chain(check_large(contents, urls), check_urls(urls, names), check_model(contents, names, root))
     if findings:
         raise Refused(findings)
     sha256 = hashlib.sha256(contents[MODEL]).hexdigest()
@@ -127,6 +129,14 @@ def check_contents(contents: Mapping[str, bytes], names: Names, root: Path) -> I
             yield from check_image(name, data, declared)
 
 
+def check_urls(urls: Mapping[str, str], names: Names) -> Iterator[Finding]:
+    """Findings in addresses that the archive will name."""
+    for name, url in urls.items():
+        yield from (
+            Finding(f"--url {name}", f"names {found}: rename it there.") for found in identifiers(url, names, "")
+        )
+
+
 def check_model(contents: Mapping[str, bytes], names: Names, root: Path) -> Iterator[Finding]:
     """Findings in the checkpoints and in what binds them to configs and calibration."""
     try:
@@ -142,9 +152,16 @@ def check_model(contents: Mapping[str, bytes], names: Names, root: Path) -> Iter
 
 
 def check_beside(contents: Mapping[str, bytes], settings: Mapping[str, Any], root: Path) -> Iterator[Finding]:
-    """Findings in the files beside the weights: those of another training."""
+    """Findings in the files beside the weights: those of another training, and what no training writes."""
+    known = json.loads(contents.get(SETTINGS, b"{}"))
+    for key in known.keys() - json.loads(contents[TRAINING]).keys() - {"cohort"}:
+        yield Finding(f"{SETTINGS}, key '{key}'", "is no setting of a training: take it out.")
+    if not re.fullmatch(r"[0-9a-f]{64}", str(known.get("cohort"))):
+        yield Finding(f"{SETTINGS}, key 'cohort'", "is no hash of a datalist, which is all that a training writes.")
+    for key in settings.keys() - known.keys():
+        yield Finding(f"{SETTINGS}, key '{key}'", "is missing: take the file that the training wrote.")
     try:
-        refuse_other_settings(json.loads(contents.get(SETTINGS, b"{}")), settings, Path(SETTINGS))
+        refuse_other_settings(known, settings, Path(SETTINGS))
     except ValueError:
         yield Finding(SETTINGS, "is of other configs: name the overlays of the training by --overlay.")
     if CALIBRATION in contents:

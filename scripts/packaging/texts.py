@@ -45,11 +45,11 @@ def check_text(name: str, data: bytes, names: Names, own_paths: Sequence[str] = 
         paths = [match.group() for match in PATHS.finditer(line)] + [path for path in own_paths if path in line]
         yield from (Finding(place, f"has the path '{path}' of one machine: {RELATIVE}") for path in paths)
     if name.endswith(".json"):
-        yield from check_json(name, text)
+        yield from check_json(name, text, names)
 
 
-def check_json(name: str, text: str) -> Iterator[Finding]:
-    """Findings in the structure of a JSON file."""
+def check_json(name: str, text: str, names: Names) -> Iterator[Finding]:
+    """Findings in the structure of a JSON file, and in what its lines show in escapes only."""
     try:
         content = json.loads(text)
     except json.JSONDecodeError as error:
@@ -61,6 +61,10 @@ def check_json(name: str, text: str) -> Iterator[Finding]:
             yield Finding(place if key else name, f"lists subjects by section, as a datalist does: {REMOVE}")
         if key and key[-1].lower() in SUBJECT_COLUMNS and names_somebody(key[-1], value):
             yield Finding(place, f"names a subject: {REMOVE}")
+        words = [*key[-1:], *([value] if isinstance(value, str) else [])]
+        escaped = [word for word in words if json.dumps(word) != f'"{word}"' or json.dumps(word) not in text]
+        found = [subject for word in escaped for subject in identifiers(word, names, name)]
+        yield from (Finding(place, f"names {subject}: {REMOVE}") for subject in found)
         if isinstance(value, str) and WHOLE_PATH.fullmatch(value):
             yield Finding(place, f"is the path '{value}' of one machine: {RELATIVE}")
 

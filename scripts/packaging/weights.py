@@ -23,6 +23,7 @@ from scripts.packaging.texts import PATHS, nodes
 MEMBER = re.compile(
     r"data/\d+|data\.pkl|byteorder|version|\.(?:format_version|storage_alignment|data/serialization_id)"
 )
+SMALL = re.compile(rb"(?:little|big|\d{1,40})\s*")  # all that members other than tensors and the pickle hold
 SEGMENTATION_KEYS = {"network", "unet", "spacing", "base_ratio"}
 
 
@@ -58,8 +59,15 @@ def check_archive(name: str, data: bytes, names: Names) -> Iterator[Finding]:
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         members = archive.namelist()
         strings = [text for member in members if member.endswith(".pkl") for text in pickled(archive.read(member))]
-        if archive.comment:
-            yield Finding(name, "has a comment in its archive: save it anew with torch.save.")
+        noted = [entry.filename for entry in archive.infolist() if entry.comment]
+        if archive.comment or noted or len(set(members)) < len(members):
+            yield Finding(name, "has comments or doubles in its archive: save it anew with torch.save.")
+        for member in members:
+            content = archive.read(member)
+            if member.endswith("data.pkl") and pickle_end(content) != len(content):
+                yield Finding(f"{name}, member '{member}'", "goes on behind its end: save it anew with torch.save.")
+            if re.search(r"(?:version|byteorder|alignment|_id)$", member) and not SMALL.fullmatch(content):
+                yield Finding(f"{name}, member '{member}'", "holds what torch.save does not write: save it anew.")
     root = members[0].split("/")[0]
     if root not in ("archive", PurePosixPath(name).stem):
         yield Finding(
@@ -74,6 +82,11 @@ def check_archive(name: str, data: bytes, names: Names) -> Iterator[Finding]:
         paths = [f"'{match.group()}', a path of one machine" for match in PATHS.finditer(text)]
         for found in (*identifiers(text, names, name), *paths):
             yield Finding(f"{name}, '{text[:60]}'", f"names {found}: save the network's state dict alone.")
+
+
+def pickle_end(data: bytes) -> int:
+    """Where a pickle, which is not executed, ends."""
+    return max(position for _, _, position in pickletools.genops(data)) + 1
 
 
 def pickled(data: bytes) -> Iterator[str]:
@@ -115,6 +128,10 @@ def check_state(name: str, state: Mapping[str, Any], network: nn.Module) -> Iter
                 f"is {tuple(state[key].shape)}, the config's {tuple(own[key].shape)}: name the overlays that it was "
                 "trained with by --overlay.",
             )
+        elif state[key].dtype != own[key].dtype:
+            yield Finding(f"{name}, key '{key}'", f"is {state[key].dtype}, the network's {own[key].dtype}: save it so.")
+        elif not state[key].isfinite().all():
+            yield Finding(f"{name}, key '{key}'", "has values that are not finite: train it anew.")
         elif state[key].untyped_storage().nbytes() > state[key].numel() * state[key].element_size():
             yield Finding(f"{name}, key '{key}'", "carries more values than it shows: clone() it before it is saved.")
     for key in own.keys() - state.keys():

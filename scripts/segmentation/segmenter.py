@@ -14,9 +14,9 @@ from monai.transforms import ScaleIntensity, ScaleIntensityRangePercentiles
 from torch.nn.functional import pad
 
 from scripts import checkpoint
-from scripts.packaging.checksums import require_shipped
 from scripts.segmentation.anatomy import mended, without_partial_base
 from scripts.segmentation.slices import CLASSES, resized, to_slices
+from scripts.shipped import require_shipped
 
 FILE = "segmentation.pt"
 # The model zoo's ventricular_short_axis_3label, from its configs: slices with the pixels that they have, each scaled to
@@ -143,5 +143,5 @@ def find_segmenter(near: str | os.PathLike, bundle_root: str | os.PathLike) -> s
     folder = Path(near).parent if Path(near).is_file() else Path(near)
     own, shipped = folder / FILE, Path(bundle_root) / "models" / FILE
     if not own.is_file() or own.resolve() == shipped.resolve():
-        require_shipped(shipped, bundle_root)
+        require_shipped(shipped)
     return next((str(path) for path in (own, shipped) if path.is_file()), None)

@@ -12,7 +12,7 @@ FENCE = re.compile(r"^([ \t]*)```([\w-]*)[^\n`]*\n(.*?)^\1```[ \t]*$", re.MULTIL
 LOGICAL_LINE = re.compile(r"(?:[^\n]*\\\n)*[^\n]+")
 INLINE = re.compile(r"(?<!`)`([^`]+)`(?!`)")
 WORDS_AND_GAPS = re.compile(r"""(?:'[^']*'|"[^"]*"|[^\s'"]+|\s+(?!#))*""")
-RUNNABLE = re.compile(r"make( |$)|(python -m|torchrun|pip install) ")
+RUNNABLE = re.compile(r"make( |$)|(python -m|torchrun|pip install|mkdir) ")
 SERVER = re.compile(r"^#\s+(dask (?:scheduler|worker)(?: \S+)*)", re.MULTILINE)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
 import re
@@ -46,6 +47,12 @@ def test_figures_in_metadata_and_card_are_those_of_the_shipped_weights():
     assert len(figures) >= 6
     for name, value in figures.items():
         assert re.search(rf"\| {re.escape(name)} \| {value:g}\b", card), name
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_python_code_is_python(page):
+    for code in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL):
+        ast.parse(code)
 
 
 def test_the_card_says_first_that_the_weights_are_synthetic():

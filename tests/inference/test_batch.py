@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from scripts.inference.batch import infer
+from scripts.inference.batch import infer, print_cautions
 from scripts.inference.items import Subjects
 from scripts.inference.loading import Failure
 from scripts.inference.records import Records
@@ -17,6 +17,7 @@ class Writer:
 
     def __init__(self, folder):
         self.records, self.failures, self.written = Records(folder, {}, {}), [], 0
+        self.calibration = None
         self.records.claim()
 
     def keep(self, names):
@@ -76,3 +77,15 @@ def test_a_result_that_another_run_took_away_is_told(tmp_path, capsys):
         run(tmp_path, lambda writer: writer.keep("ab"))
     assert caught.value.code == 3
     assert "1 subjects have neither a result nor a reason" in capsys.readouterr().out
+
+
+def test_what_holds_for_the_results_is_said_where_nobody_opens_a_page(tmp_path, capsys):
+    table = tmp_path / "attributes.csv"
+    table.write_text("subject,out_of_range\na,True\nb,False\nc,True\n")
+    print_cautions(table, SimpleNamespace(cautions=lambda: ["This model knows nothing."]))
+    printed = capsys.readouterr().out
+    assert "Out of range: 2 of 3 scans" in printed
+    assert "Caution: This model knows nothing." in printed
+    table.write_text("subject\na\n")
+    print_cautions(table, None)
+    assert capsys.readouterr().out == ""

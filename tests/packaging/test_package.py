@@ -14,7 +14,7 @@ from scripts.packaging import large_files
 from scripts.packaging.__main__ import main
 from scripts.packaging.findings import Refused
 from scripts.packaging.package import NAME, package
-from tests.conftest import ROOT
+from tests.conftest import ROOT, shared
 from tests.packaging.examples import chunk, png, saved
 
 ZIP = f"{NAME}_v0.1.0.zip"
@@ -127,6 +127,31 @@ def in_the_calibration(bundle):
     return "models/calibration.json, key 'subjects'", "names a subject"
 
 
+def in_an_escape(bundle):
+    (bundle / "configs" / "ed.json").write_text('{"note": "\\u0070atient042"}')
+    return "configs/ed.json, key 'note'", "names 'patient042'"
+
+
+def with_a_space(bundle):
+    (bundle / "docs" / "notes.md").write_text("Patient 042 is an outlier.\n")
+    return "docs/notes.md, line 1", "names 'Patient 042'"
+
+
+def in_code(bundle):
+    (bundle / "scripts" / "notes.py").write_text("# as for patient042\n")
+    return "scripts/notes.py, line 1", "names 'patient042'"
+
+
+def in_the_settings(bundle):
+    edit(bundle / "models" / "settings.json", trained_on="Anna")
+    return "models/settings.json, key 'trained_on'", "is no setting of a training"
+
+
+def as_the_cohort(bundle):
+    edit(bundle / "models" / "settings.json", cohort="Anna of ward 7")
+    return "models/settings.json, key 'cohort'", "is no hash of a datalist"
+
+
 def in_a_scan(bundle):
     (bundle / "docs" / "figures" / "sa_ED.nii.gz").touch()
     return "docs/figures/sa_ED.nii.gz", "is a scan"
@@ -163,6 +188,11 @@ PLANTED = [
     in_an_image,
     in_a_table,
     in_the_calibration,
+    in_an_escape,
+    with_a_space,
+    in_code,
+    in_the_settings,
+    as_the_cohort,
     in_a_scan,
     in_another_checkpoint,
     behind_a_link,
@@ -178,7 +208,8 @@ def test_a_planted_subject_is_refused_with_its_place(plant, bundle, tmp_path):
 
 
 def test_all_places_are_told_at_once(bundle, tmp_path):
-    places = {plant(bundle)[0] for plant in PLANTED}
+    overwriting = (in_an_escape, with_a_space)  # files in which others have planted something
+    places = {plant(bundle)[0] for plant in PLANTED if plant not in overwriting}
     assert places <= refusal(bundle, tmp_path).keys()
 
 
@@ -186,6 +217,46 @@ def test_the_names_of_a_cohort_are_looked_for(bundle, tmp_path):
     (bundle / "docs" / "notes.txt").write_text("of Anna Meier")
     package(bundle, tmp_path / "elsewhere")
     assert "docs/notes.txt, line 1" in refusal(bundle, tmp_path, subjects=["anna_meier"])
+
+
+def test_a_name_is_found_however_its_letters_are_written(bundle, tmp_path):
+    edit(bundle / "configs" / "ed.json", note="with J\u00fcrgen M\u00fcller")
+    (bundle / "docs" / "notes.txt").write_text("Ju\u0308rgen Mu\u0308l\u00adler")
+    found = refusal(bundle, tmp_path, subjects=["J\u00fcrgen M\u00fcller"])
+    assert {"configs/ed.json, key 'note'", "docs/notes.txt, line 1"} <= found.keys()
+
+
+def test_an_address_is_looked_at_too(bundle, tmp_path):
+    assert (
+        "names 'patient042'"
+        in refusal(bundle, tmp_path, urls={"models/model.pt": "https://x.org/patient042.pt"})["--url models/model.pt"]
+    )
+
+
+def test_an_unpacked_archive_is_not_packaged_again(bundle, tmp_path):
+    (bundle / "configs" / "paper.json").write_text("{}")
+    with pytest.raises(ValueError, match="was unpacked from an archive: package the checkout"):
+        package(bundle, tmp_path)
+
+
+def test_settings_that_say_nothing_are_refused(bundle, tmp_path):
+    (bundle / "models" / "settings.json").write_text("{}")
+    assert "is missing: take the file" in refusal(bundle, tmp_path)["models/settings.json, key 'spacing'"]
+
+
+def test_the_schema_is_compared(bundle, tmp_path):
+    schema = shared("schema/meta_schema_20240725.json")
+    assert not any("schema" in note for note in package(bundle, tmp_path / "elsewhere", schema=schema).notes)
+    edit(bundle / "configs" / "metadata.json", references="a paper")
+    assert (
+        "does not fit the schema" in refusal(bundle, tmp_path, schema=schema)["configs/metadata.json, key 'references'"]
+    )
+
+
+def test_only_scripts_and_license_may_be_links(bundle, tmp_path):
+    (bundle / "docs").rename(tmp_path / "docs")
+    (bundle / "docs").symlink_to(tmp_path / "docs")
+    assert "is a link" in refusal(bundle, tmp_path)["docs"]
 
 
 @pytest.mark.parametrize("name", ["model.pt", "settings.json", "calibration.json"])

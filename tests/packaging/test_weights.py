@@ -33,6 +33,16 @@ def with_member(data, name, content):
     return buffer.getvalue()
 
 
+def rewritten(data, member, change):
+    """The archive with another content of one member."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(buffer, "w") as new:
+        for name in old.namelist():
+            content = old.read(name)
+            new.writestr(name, change(content) if name == member else content)
+    return buffer.getvalue()
+
+
 def with_comment(data):
     buffer = io.BytesIO(data)
     with zipfile.ZipFile(buffer, "a") as archive:
@@ -65,7 +75,20 @@ def test_the_weights_of_the_network_pass():
         (saved(state(patient001=torch.ones(1))), f"{MODEL}, 'patient001'", "names 'patient001', a numbered subject"),
         (saved(state(x="/home/a/scans")), f"{MODEL}, '/home/a/scans'", "a path of one machine"),
         (with_member(saved(state()), "archive/notes.txt", "x"), f"{MODEL}, member 'archive/notes.txt'", "is not of"),
-        (with_comment(saved(state())), MODEL, "has a comment"),
+        (with_comment(saved(state())), MODEL, "has comments"),
+        (with_member(saved(state()), "archive/version", "3"), MODEL, "has comments or doubles"),
+        (
+            rewritten(saved(state()), "archive/version", lambda content: b"Anna"),
+            f"{MODEL}, member 'archive/version'",
+            "holds what torch.save does not write",
+        ),
+        (
+            rewritten(saved(state()), "archive/data.pkl", lambda content: content + b"Anna"),
+            f"{MODEL}, member 'archive/data.pkl'",
+            "goes on behind its end",
+        ),
+        (saved(state(bias=torch.ones(2).double())), f"{MODEL}, key 'bias'", "is torch.float64, the network's"),
+        (saved(state(bias=torch.tensor([1, float("nan")]))), f"{MODEL}, key 'bias'", "has values that are not finite"),
     ],
 )
 def test_anything_else_is_told_by_its_place(data, place, reason):

@@ -10,9 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from monai.bundle import ConfigWorkflow
 
+from scripts.api import load
 from scripts.cohort.layout import write_volume
+from scripts.cohort.phantom import write_cohort
 from scripts.packaging.package import NAME, package
 from tests.conftest import ROOT
 
@@ -41,6 +44,21 @@ def packaged(archive, tmp_path_factory) -> Path:
     with zipfile.ZipFile(archive) as content:
         content.extractall(folder)
     return folder / NAME
+
+
+@pytest.fixture(scope="session")
+def unseen(tmp_path_factory) -> Path:
+    """A hundred synthetic hearts of another seed than those that the shipped weights have learned from."""
+    root = tmp_path_factory.mktemp("unseen")
+    write_cohort(root, subjects=100, seed=1000, cine_fraction=0, failing=0)
+    return root
+
+
+@pytest.fixture(scope="session")
+def crops(packaged, unseen) -> torch.Tensor:
+    """What the network sees of them, (100, 2, 64, 64), in the order of their names."""
+    model = load(packaged, device="cpu")
+    return torch.stack([model.crop(folder) for folder in sorted(unseen.glob("phantom*"))])
 
 
 @pytest.fixture(scope="session")

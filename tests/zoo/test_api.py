@@ -64,14 +64,21 @@ def test_a_zip_holds_the_same_model(model, archive):
     assert torch.equal(load(archive, device="cpu").encode(image), model.encode(image))
 
 
-def test_the_example_of_the_readme_runs_from_anywhere(packaged, random_scans, tmp_path):
-    text = (ROOT / "README.md").read_text()
+@pytest.mark.parametrize("page", ["README.md", "bundle/docs/programs.md"])
+def test_the_example_of_a_page_runs_from_anywhere(page, packaged, random_scans, tmp_path):
+    text = (ROOT / page).read_text()
     (example,) = [code for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "scripts.api" in code]
     for placeholder, path in {"<bundle>": packaged, "<scans>/1001": random_scans / "case0"}.items():
         assert placeholder in example
         example = example.replace(placeholder, str(path))
     checked = f"{example}\nprint('shapes', tuple(codes.shape), tuple(images.shape))"
     assert "shapes (1, 32) (1, 2, 64, 64)" in run_offline("-c", checked, cwd=tmp_path)
+
+
+def test_options_reach_the_model(packaged):
+    with pytest.raises(ValueError, match="regularize is False, was True"):
+        load(packaged, device="cpu", regularize=False)
+    assert next(load(packaged, device="meta").network.parameters()).device.type == "meta"
 
 
 def test_a_checkout_is_loaded_with_its_overlays(packaged):

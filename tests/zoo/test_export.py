@@ -8,12 +8,13 @@ import json
 import monai.networks
 import pytest
 import torch
-from monai.bundle import ConfigParser, run
+from monai.bundle import ConfigParser
 
 from scripts import export
 from scripts.checkpoint import fingerprint
 from scripts.export import export_all, largest_difference, write_onnx
 from scripts.networks import VariationalAutoencoder
+from tests.zoo.conftest import run_offline
 
 needs_onnx = pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in export.PACKAGES), reason="needs the extra 'export'"
@@ -37,17 +38,19 @@ def exported(packaged, tmp_path_factory):
     """The folder that ``export.json`` has filled."""
     folder = tmp_path_factory.mktemp("exported")
     configs = [str(packaged / "configs" / name) for name in ("inference.json", "export.json")]
-    weights = str(packaged / "models" / "model.pt")
-    run(config_file=configs, output_dir=str(folder), ckpt_path=weights, device="cpu", logging_file=False)
+    options = {"output_dir": folder, "ckpt_path": packaged / "models" / "model.pt", "device": "cpu"}
+    run_offline(
+        "-m", "monai.bundle", "run", f"--config_file={configs}", *(f"--{k}={v}" for k, v in options.items()), cwd=folder
+    )
     assert len(list(folder.iterdir())) == 4
     return folder
 
 
 @needs_onnx
 @pytest.mark.parametrize(("name", "part"), [("encoder", "encode"), ("decoder", "decode"), ("model", "forward")])
-def test_onnx_gives_the_numbers_of_pytorch_on_100_crops(name, part, exported, network):
-    torch.manual_seed(1)
-    sample = torch.randn(100, 32) if name == "decoder" else torch.rand(100, 2, 64, 64)
+def test_onnx_gives_the_numbers_of_pytorch_on_100_crops(name, part, exported, network, crops):
+    with torch.no_grad():
+        sample = network.encode(crops)[0] if name == "decoder" else crops
     assert largest_difference(getattr(network, part), sample, exported / f"{name}.onnx") <= 1e-4
     assert largest_difference(getattr(network, part), sample[:1], exported / f"{name}.onnx") <= 1e-4
 
@@ -59,6 +62,14 @@ def test_onnx_names_what_goes_in_and_comes_out(exported):
     for name, names in {"encoder": ("image", "mean", "log_variance"), "decoder": ("codes", "pred")}.items():
         session = onnxruntime.InferenceSession(exported / f"{name}.onnx", providers=["CPUExecutionProvider"])
         assert tuple(node.name for node in (*session.get_inputs(), *session.get_outputs())) == names
+
+
+@needs_onnx
+def test_the_opset_of_the_config_is_that_of_the_file(exported, packaged):
+    import onnx
+
+    opset = json.loads((packaged / "configs" / "export.json").read_text())["opset"]
+    assert [entry.version for entry in onnx.load(exported / "model.onnx").opset_import if not entry.domain] == [opset]
 
 
 @needs_onnx

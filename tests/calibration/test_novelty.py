@@ -32,7 +32,7 @@ MEAN = hearts(200, 77).mean(0, keepdim=True)
 
 
 def read(image):
-    return readings(*encode(image), phases=PHASES)
+    return readings(*encode(image), PHASES)
 
 
 @pytest.fixture(scope="module")

@@ -29,6 +29,7 @@ DIFFERENCE_LIMIT = 0.5  # of the gray range: larger differences are shown as bla
 SAMPLE_COLUMNS = 8  # images beside each other; more would be too small to judge
 # Of endocardium, epicardium and RV: told apart by people who are color-blind (Okabe & Ito), and from any gray.
 OUTLINES = ((0.90, 0.62, 0.0), (0.34, 0.71, 0.91), (0.80, 0.47, 0.65))
+OUTLINE_NOTE = "Outlines of masks and decoded maps: orange endocardium, blue epicardium, pink RV."
 WHITE = (1.0, 1.0, 1.0)
 FINER = 4  # times that an outline is finer than the image's pixels
 
@@ -59,7 +60,8 @@ def reconstruction_figure(
     subjects, aspect, scans = len(images), _aspect(images, view), list(pictures(images, view))
     predictions = {method: list(pictures(values.to(images), view)) for method, values in methods.items()}
     blocks, rows = [1, *[2] * len(methods)], 1 + 2 * len(methods)
-    figure, axes = _grid(blocks * len(scans), [len(view.phases)] * subjects, aspect, left=0.5, bottom=0.85)
+    bottom = 1.0 if view.mapped else 0.85
+    figure, axes = _grid(blocks * len(scans), [len(view.phases)] * subjects, aspect, left=0.5, bottom=bottom)
     names = [f"subject {number}" for number in range(1, subjects + 1)]
     _headers(figure, axes[0], names, [*view.phases] * subjects)
     for number, scan in enumerate(scans):
@@ -72,7 +74,7 @@ def reconstruction_figure(
             _row(shown, prediction.images, "reconstruction", maps=prediction.maps)
             _row(wrong, prediction.images - scan.images, "difference", limits=limits)
             _side_title(figure, shown[0], wrong[0], method)
-    _difference_bar(figure, axes[-1, 0])
+    _difference_bar(figure, axes[-1, 0], f"\n{OUTLINE_NOTE}" if view.mapped else "")
     return figure
 
 
@@ -112,7 +114,7 @@ def traversal_figure(
             label = ""  # beside the first slice only
     note = "SD: standard deviation of the dimension over subjects; all other dimensions are held at their mean.\n"
     if view.mapped:
-        note += "Orange: endocardium, blue: epicardium, pink: RV of the decoded maps; white: those of the mean image."
+        note += f"{OUTLINE_NOTE} White: those of the mean image."
     else:
         note += f"Outlined: differs from the mean image by more than {CHANGED:g} of the gray range."
     note += "" if scc is None else "  SCC: Spearman correlation of dimension and attribute."
@@ -153,7 +155,8 @@ def samples_figure(
                 _row(row[:used], shown.images, "\n".join(filter(None, (label, shown.name))), maps=shown.maps)
         for axis in rows[:, used:].flat:
             axis.remove()
-    _note(figure, axes[0, 0], f"d: {measure} of the generated heart and the training scan below it.")
+    note = f"d: {measure} of the generated heart and the training scan below it."
+    _note(figure, axes[0, 0], note + (f" {OUTLINE_NOTE}" if view.mapped else ""))
     return figure
 
 
@@ -196,7 +199,7 @@ def outlines(maps: torch.Tensor, colors: Sequence[Sequence[float]] = OUTLINES) -
     lv, myocardium, rv = maps.detach().float().cpu()
     finer = functional.interpolate(torch.stack([lv, lv + myocardium, rv])[None], scale_factor=FINER, mode="bilinear")
     outside = (finer <= 0.5).float()
-    lines = ((functional.max_pool2d(outside, 3, 1, 1) - outside)[0] > 0).numpy()
+    lines = ((functional.max_pool2d(outside, 5, 1, 2) - outside)[0] > 0).numpy()
     picture = np.zeros((*lines.shape[1:], 4))
     for line, color in zip(lines, colors, strict=True):
         picture[line] = (*color, 1)
@@ -296,7 +299,7 @@ def _row(
 
 def _lay_over(axis: Axes, picture: np.ndarray) -> None:
     """Lay a finer picture over the image of an axis."""
-    axis.imshow(picture, extent=axis.images[0].get_extent(), interpolation="nearest")
+    axis.imshow(picture, extent=axis.images[0].get_extent())
 
 
 def _walk(axes: np.ndarray, shown: Shown) -> None:
@@ -320,16 +323,17 @@ def _outline(axis: Axes, change: torch.Tensor) -> None:
         lines.set_path_effects([withStroke(linewidth=1.8, foreground="black")])  # to stand out from light and dark
 
 
-def _difference_bar(figure: Figure, axis: Axes) -> None:
-    """The scale of the differences, below everything, for the gray values of an axis."""
+def _difference_bar(figure: Figure, axis: Axes, note: str = "") -> None:
+    """The scale of the differences, below everything, for the gray values of an axis; a note comes below."""
     width, height = figure.get_size_inches()
-    place = figure.add_axes((axis.get_position().x0, 0.62 / height, 3 / width, 0.12 / height))
+    bottom = axis.get_position().y0 * height - 0.27
+    place = figure.add_axes((axis.get_position().x0, bottom / height, 3 / width, 0.12 / height))
     bar = figure.colorbar(axis.images[0], cax=place, orientation="horizontal", extend="both")
     ends = (-DIFFERENCE_LIMIT, 0, DIFFERENCE_LIMIT)
     bar.set_ticks(ends, labels=[f"{end:+g}".replace("-", "−") if end else "0" for end in ends])
     bar.ax.tick_params(labelsize=SMALL)
-    note = "difference = reconstruction − scan, in parts of the scan's gray range"
-    _note(figure, axis, note + "\n(black: too dark, white: too bright)")
+    text = "difference = reconstruction − scan, in parts of the scan's gray range\n(black: too dark, white: too bright)"
+    _note(figure, axis, text + note)
 
 
 def _note(figure: Figure, axis: Axes, text: str) -> None:

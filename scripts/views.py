@@ -108,6 +108,14 @@ class View:
         return (*images, *(f"{image} {name}" for image in images if self.mapped for name in STRUCTURES))
 
     @property
+    def description(self) -> str:
+        """The view in words."""
+        names = f"{', '.join(self.slice_names)} short-axis slice{'s' if len(self.slice_names) > 1 else ''}"
+        if self.is_stack:
+            names = f"{self.stack_slices} short-axis slices every {self.slice_distance:g} mm from one above the base"
+        return names + (" with occupancy maps of LV, myocardium and RV" if self.mapped else "")
+
+    @property
     def pictured(self) -> tuple[int, ...]:
         """Which slices of a phase pictures show: of a stack the base, and two of the hearts' middle and lower parts."""
         count = len(self.slice_names)

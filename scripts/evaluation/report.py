@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from scripts.charts import correlation_figure, curves_figure, read_scalars, scatter_figure
 from scripts.checkpoint import save
-from scripts.evaluation.images import quality_summary
+from scripts.evaluation.images import dice_summary, quality_summary
 from scripts.evaluation.interpretability import MODEL, CodeRow, both_protocols, code_rows
 from scripts.evaluation.samples import GeneratedSamples, SamplePairs
 from scripts.evaluation.tables import all_tables, table_rows, to_markdown
@@ -125,6 +125,7 @@ class EvaluationReport:
             "description": self.description | found,
             "subjects": {"training": len(training.subjects), self.description["section"]: len(test.subjects)},
             "images": quality_summary(self.test["quality"].rows, self.view.phases, self.seed),
+            "anatomy": dice_summary(self.test["quality"].rows, self.view.phases, self.seed),
             "interpretability": both_protocols(codes, training.attributes, test.attributes, self.names, self.seed),
         }
 

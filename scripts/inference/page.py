@@ -102,7 +102,9 @@ class Page:
         self.text(LEFT, height - 0.14, warning, fontsize=NORMAL, weight="bold", color=WARNING)
         self.mask_note = self.text(LEFT, 0.8, "", fontsize=NORMAL)
         self.range_note = self.text(LEFT, 0.42, "", fontsize=NORMAL)
-        self.text(LEFT, 0.12, f"{FOOTER}\n{OUTLINE_NOTE}" if self.view.mapped else FOOTER, fontsize=SMALL, color="0.35")
+        self.text(LEFT, 0.12, FOOTER, fontsize=SMALL, color="0.35")
+        if self.view.mapped:
+            self.text(LEFT, 1.17, OUTLINE_NOTE.replace(": ", ":\n"), fontsize=SMALL)
         self.difference_bar()
         for artist in self.moving():
             artist.set_animated(True)

@@ -143,7 +143,7 @@ class LossGuard:
 
 
 class ShortScans:
-    """Warn once in a run of scans that end before the view does, whose images are zero from there on.
+    """Warn once in a run of scans that do not fill a stack: slices beyond the scan are zero.
 
     Attach it to a trainer or evaluator.
 
@@ -167,8 +167,8 @@ class ShortScans:
         if short.any():
             self.told = True
             warnings.warn(
-                f"{int(short.sum())} of the first {len(image)} scans end before the view's {self.view.stack_slices} "
-                f"slices of {self.view.slice_distance:g} mm: the slices beyond are zero (said once).",
+                f"{int(short.sum())} of the first {len(image)} scans do not fill the view's {self.view.stack_slices} "
+                f"slices of {self.view.slice_distance:g} mm: slices beyond a scan are zero (said once).",
                 stacklevel=2,
             )
 

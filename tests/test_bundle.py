@@ -525,14 +525,14 @@ def whole_heart(prepared, phantoms, tmp_path_factory):
 
 def test_a_whole_heart_is_trained_and_put_back_into_the_scan(whole_heart, phantoms, tmp_path):
     trained, text = whole_heart
-    assert text.count("end before the view's 14 slices of 10 mm") == 1
+    assert text.count("do not fill the view's 14 slices of 10 mm") == 1
     settings = json.loads((trained / "settings.json").read_text())
     assert (settings["slices"], settings["anatomy"], settings["stack_slices"]) == ("stack", "masks", 14)
     assert {"calibration.json", "model.pt"} <= set(os.listdir(trained))
 
     code, text = infer(trained, phantoms, tmp_path, *STACK, stack_slices=14)
     assert code == 3, text[-3000:]  # phantoms that break a rule are among them
-    assert text.count("end before the view's 14 slices of 10 mm") == 1
+    assert text.count("do not fill the view's 14 slices of 10 mm") == 1
     folder = tmp_path / read_csv(tmp_path / "codes.csv")[0]["subject"]
     scan = nib.load(next((phantoms / folder.name).glob("sa*.nii.gz")))
     for name in ("reconstruction_ED", "segmentation_ES"):

@@ -152,11 +152,11 @@ def warnings_of_short_scans(view, *images):
     return [str(warning.message) for warning in found]
 
 
-def test_scans_that_end_before_the_stack_are_told_of_once():
+def test_scans_that_do_not_fill_the_stack_are_told_of_once():
     view = View(["ED"], "stack", stack_slices=4)
     whole, short = torch.ones(2, 2, 4, 8, 8)
     short[1, 3] = 0
     assert warnings_of_short_scans(view, whole) == []
     (message,) = warnings_of_short_scans(view, whole, short, short)
-    assert message.startswith("1 of the first 2 scans end before the view's 4 slices of 10 mm")
+    assert message.startswith("1 of the first 2 scans do not fill the view's 4 slices of 10 mm")
     assert warnings_of_short_scans(View(["ED"]), torch.zeros(2, 1, 8, 8)) == []

@@ -8,6 +8,7 @@ from monai.transforms import Affine, Compose, Invertd, RandAdjustContrastd
 from scipy import ndimage
 
 from scripts.cohort.attributes import basal_slices
+from scripts.cohort.datalist import load_items
 from scripts.cohort.layout import PHASES, SubjectError, write_volume
 from scripts.transforms import (
     ChannelsToViewsd,
@@ -428,3 +429,13 @@ def test_contrast_of_a_view_without_maps_is_monais():
     theirs = RandAdjustContrastd(keys=["image"], prob=0.9, gamma=[0.5, 2]).set_random_state(4)
     for _ in range(5):
         assert torch.equal(ours({"image": image})["image"], theirs({"image": image})["image"])
+
+
+def test_maps_have_the_volumes_of_the_masks(prepared, phantoms):
+    items = load_items(prepared / "datalist.json", phantoms, "training")
+    view = View(PHASES, "stack", "masks")
+    transform = Compose([LoadSubjectd(PHASES), VentricleCropd(view, SIZE, 2.5), ViewsToChannelsd(view)])
+    for item in items:
+        volumes = view.volumes(transform(item)["image"], spacing=2.5)
+        for name, value in volumes.items():
+            assert float(value) == pytest.approx(item[name], rel=0.01)

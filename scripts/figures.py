@@ -102,7 +102,8 @@ def traversal_figure(
     walks = torch.stack([traversal(network, codes, row) for row in range(len(attributes))])
     aspect, slices = _aspect(walks[0], view), len(view.pictured)
     blocks = [len(attributes)] if slices == 1 else [slices] * len(attributes)
-    figure, axes = _grid(blocks, [len(STEPS)] * len(view.phases), aspect, left=1.0, bottom=0.45)
+    bottom = 0.6 if view.mapped else 0.45
+    figure, axes = _grid(blocks, [len(STEPS)] * len(view.phases), aspect, left=1.0, bottom=bottom)
     _headers(figure, axes[0], view.phases, [step_name(step) for step in STEPS] * len(view.phases))
     values = [None] * len(attributes) if scc is None else scc
     for walk, rows, name, value in zip(walks, axes.reshape(-1, slices, axes.shape[1]), attributes, values, strict=True):
@@ -112,14 +113,19 @@ def traversal_figure(
             text = "\n".join(filter(None, (label, shown.name)))
             row[0].set_ylabel(text, fontsize=NORMAL, rotation=0, ha="right", va="center", labelpad=6)
             label = ""  # beside the first slice only
+    _note(figure, axes[0, 0], walk_note(bool(view.mapped), scc is not None))
+    return figure
+
+
+def walk_note(maps: bool, scc: bool) -> str:
+    """What walks need to be read: lines of a margin."""
     note = "SD: standard deviation of the dimension over subjects; all other dimensions are held at their mean.\n"
-    if view.mapped:
+    if maps:
         note += f"{OUTLINE_NOTE} White: those of the mean image."
     else:
         note += f"Outlined: differs from the mean image by more than {CHANGED:g} of the gray range."
-    note += "" if scc is None else "  SCC: Spearman correlation of dimension and attribute."
-    _note(figure, axes[0, 0], note)
-    return figure
+    gap = "\n" if maps else "  "
+    return note + (f"{gap}SCC: Spearman correlation of dimension and attribute." if scc else "")
 
 
 def samples_figure(
@@ -143,7 +149,8 @@ def samples_figure(
     across = min(max(SAMPLE_COLUMNS // count, 1), len(samples))
     bands = -(-len(samples) // across)
     aspect = _aspect(samples, view)
-    figure, axes = _grid([2 * slices] * bands, [count] * across, aspect, left=0.5, bottom=0.35, row_gap=0.5)
+    bottom = 0.5 if view.mapped else 0.35
+    figure, axes = _grid([2 * slices] * bands, [count] * across, aspect, left=0.5, bottom=bottom, row_gap=0.5)
     for band, start in enumerate(range(0, len(samples), across)):
         part = slice(start, start + across)
         titles = [f"d = {number(distance)}" for distance in distances[part]]
@@ -156,7 +163,7 @@ def samples_figure(
         for axis in rows[:, used:].flat:
             axis.remove()
     note = f"d: {measure} of the generated heart and the training scan below it."
-    _note(figure, axes[0, 0], note + (f" {OUTLINE_NOTE}" if view.mapped else ""))
+    _note(figure, axes[0, 0], note + (f"\n{OUTLINE_NOTE}" if view.mapped else ""))
     return figure
 
 

@@ -32,6 +32,7 @@ from scripts.cohort.single import subject_item
 from scripts.networks import VariationalAutoencoder
 from scripts.overrides import check_keys, declared_keys
 from scripts.shipped import require_shipped
+from scripts.views import View
 
 BATCH_SIZE = 64
 
@@ -44,7 +45,8 @@ class Model:
 
     Attributes:
         attributes: names of the regularized attributes; dimension k of a code grows with attribute k.
-        phases: the channels of an image.
+        view: what the channels of an image show: ``view.channel_names``, and images and maps apart.
+        phases: of the view.
         image_size: channels, height and width of an image.
         latent_dim: dimensions of a code.
         network: the network itself, in evaluation mode.
@@ -55,14 +57,15 @@ class Model:
         # Not by the config's own item, in which MONAI would wrap an error in others.
         load_weights(content("network"), content("ckpt_path"), content("settings"))
         self.network: VariationalAutoencoder = content("network").eval()
-        self.phases: tuple[str, ...] = tuple(content("phases"))
+        self.view: View = content("view")
+        self.phases: tuple[str, ...] = self.view.phases
         self.attributes: tuple[str, ...] = tuple(content("attributes")) if content("regularize") else ()
-        self.image_size: tuple[int, ...] = (len(self.phases), *content("spatial_size"))
+        self.image_size: tuple[int, ...] = (self.view.channels, *content("spatial_size"))
         self.latent_dim = self.network.latent_dim
         self._preprocessing, self._rules = content("preprocessing"), content("rules")
 
     def crop(self, folder: str | os.PathLike) -> torch.Tensor:
-        """The image (C, H, W) of a subject: the crops of both phases that the network sees, values 0 to 1.
+        """The image (C, H, W) of a subject: what the network sees of it, values 0 to 1.
 
         Args:
             folder: a subject's folder in the UKBB format, with scans and masks.

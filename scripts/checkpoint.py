@@ -79,15 +79,25 @@ def load_weights(network: nn.Module, path: str | os.PathLike, settings: Mapping[
 
 def refuse_other_settings(known: Mapping[str, Any], asked: Mapping[str, Any], path: Path) -> None:
     """Raise ValueError naming the settings that are not those of a training."""
-    asked = json.loads(json.dumps(asked))  # as JSON would give them back: tuples become lists
-    other = [key for key in asked if key in known and asked[key] != known[key]]
+    # As JSON would give them back: tuples become lists.
+    other = differences(known, json.loads(json.dumps(asked)))
     if other:
-        listed = "; ".join(f"{key} is {asked[key]}, was {known[key]}" for key in other)
         raise ValueError(
-            f"'{path}' shows a training with other settings: {listed}. Use the configs and overlays (such as "
+            f"'{path}' shows a training with other settings: {'; '.join(other)}. Use the configs and overlays (such as "
             "compact.json, ed.json) of that training; to train anew, name another --output_dir or set --resume False; "
             "to evaluate on another cohort, set --other_cohort True."
         )
+
+
+def differences(known: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
+    """What differs between settings, in words; those that an older version did not know yet are left out."""
+    found = []
+    for key, value in asked.items():
+        if isinstance(value, Mapping) and isinstance(known.get(key), Mapping):
+            found += differences(known[key], value)
+        elif key in known and value != known[key]:
+            found.append(f"{key} is {value}, was {known[key]}")
+    return found
 
 
 def fit_weights(network: nn.Module, weights: Mapping[str, torch.Tensor], path: str | os.PathLike) -> None:

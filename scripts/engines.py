@@ -237,6 +237,10 @@ class AutoencoderTrainer(SupervisedTrainer):
                     batch.codes = gather_rows(torch.cat([self._encode(part)[0] for part in batch.parts]))
         return batch
 
+    def _scale(self, batch: Batch) -> float:
+        """s = 1/N, with the N values of an image."""
+        return 1 / self.loss_function.reconstruction.image_values(batch.parts[0].image)
+
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.state.device.type, enabled=self.half_precision, **self.amp_kwargs)
 
@@ -316,7 +320,7 @@ class VAETrainer(AutoencoderTrainer):
 
     def _iteration(self, engine: VAETrainer, batchdata: dict[str, torch.Tensor]) -> dict:
         batch = engine._prepare(batchdata)
-        loss, scale = engine.loss_function, 1 / batch.parts[0].image[0].numel()
+        loss, scale = engine.loss_function, engine._scale(batch)
 
         engine.optimizer.zero_grad(set_to_none=True)
         outcomes = []
@@ -381,7 +385,7 @@ class IntrospectiveTrainer(AutoencoderTrainer):
 
     def _iteration(self, engine: IntrospectiveTrainer, batchdata: dict[str, torch.Tensor]) -> dict:
         batch = engine._prepare(batchdata)
-        loss, scale = engine.loss_function, 1 / batch.parts[0].image[0].numel()
+        loss, scale = engine.loss_function, engine._scale(batch)
 
         # Gradients of the encoder pass: all of Eq. 6 to the encoder, the first term of Eq. 7 to the decoder. Those of
         # the decoder pass: the rest of Eq. 7 to the decoder.
@@ -467,7 +471,7 @@ class IntrospectiveTrainer(AutoencoderTrainer):
                 if for_decoder:
                     images, codes = images.detach(), codes.detach()
                 with self._autocast():
-                    error = loss.reconstruction(decoder(codes), images)
+                    error = loss.generated_error(decoder(codes), images)
             for name, *elbo in zip(names, error.chunk(len(names)), kl.chunk(len(names)), strict=True):
                 judged[name] = Elbo(*elbo)
         return judged

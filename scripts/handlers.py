@@ -24,6 +24,7 @@ from scripts.engines import CODES, TERMS
 from scripts.figures import reconstruction_figure, traversal_figure
 from scripts.networks import VariationalAutoencoder
 from scripts.storage import atomic_path, output_folder
+from scripts.views import View, as_view
 
 # exp(-16) is the relative resolution of float32: below it, the adversarial term no longer changes the encoder's loss.
 VANISHED = -16.0
@@ -141,6 +142,37 @@ class LossGuard:
             )
 
 
+class ShortScans:
+    """Warn once in a run of scans that do not fill a stack: slices beyond the scan are zero.
+
+    Attach it to a trainer or evaluator.
+
+    Args:
+        view: of the image's channels.
+    """
+
+    def __init__(self, view: View) -> None:
+        self.view, self.told = view, not view.is_stack
+
+    def attach(self, engine: Engine) -> None:
+        """Register with the engine."""
+        engine.add_event_handler(Events.GET_BATCH_COMPLETED, self.look)
+
+    def look(self, engine: Engine) -> None:
+        """Look at a batch of the first epoch, until one has such a scan."""
+        image = None if self.told or engine.state.epoch > 1 else engine.state.batch.get(Keys.IMAGE)
+        if image is None:
+            return
+        short = ~self.view.inside(image).flatten(1).all(1)
+        if short.any():
+            self.told = True
+            warnings.warn(
+                f"{int(short.sum())} of the first {len(image)} scans do not fill the view's {self.view.stack_slices} "
+                f"slices of {self.view.slice_distance:g} mm: slices beyond a scan are zero (said once).",
+                stacklevel=2,
+            )
+
+
 class TrainingProgress(ProgressBar):
     """A bar over the training with the epoch's mean losses and the time left, and no flood of lines in a log file."""
 
@@ -208,7 +240,7 @@ class Pictures:
         output_dir: folder of the run.
         network: decodes the walks.
         attributes: names of the regularized attributes.
-        channels: names of the image's channels.
+        view: of the image's channels, or phases.
         interval: epochs between two drawings.
         final_epoch: is drawn in any case, where the training gets there.
         subjects: how many subjects to show.
@@ -219,14 +251,14 @@ class Pictures:
         output_dir: str | os.PathLike,
         network: VariationalAutoencoder,
         attributes: Sequence[str],
-        channels: Sequence[str],
+        view: View | Sequence[str],
         interval: int,
         final_epoch: int,
         subjects: int = 4,
     ) -> None:
         self.folder = output_folder(Path(output_dir) / "pictures")
         self.writer = SummaryWriter(str(Path(output_dir) / "tensorboard"))
-        self.network, self.attributes, self.channels = network, tuple(attributes), tuple(channels)
+        self.network, self.attributes, self.view = network, tuple(attributes), as_view(view)
         self.interval, self.final_epoch, self.subjects = interval, final_epoch, subjects
         self.drawn = 0
 
@@ -251,11 +283,11 @@ class Pictures:
         if epoch - self.drawn < self.interval and epoch < self.final_epoch:
             return
         self.drawn = epoch
-        self.publish("reconstructions", reconstruction_figure(*self.shown, self.channels), epoch)
+        self.publish("reconstructions", reconstruction_figure(*self.shown, self.view), epoch)
         if self.attributes:
             codes = torch.cat(engine.state.codes).to(next(self.network.parameters()).device)
             self.network.eval()
-            self.publish("traversals", traversal_figure(self.network, codes, self.attributes, self.channels), epoch)
+            self.publish("traversals", traversal_figure(self.network, codes, self.attributes, self.view), epoch)
 
     def publish(self, name: str, figure: Figure, epoch: int) -> None:
         """Write a figure as PNG and to TensorBoard."""

@@ -1,7 +1,8 @@
 """The objectives of Di Folco et al. (MICCAI 2024), Eq. 1 to 7, in one normalization.
 
 An image x has N = C*H*W values. The reconstruction error L_r and the divergence L_KL are sums per sample, and
-s = 1/N scales both, so that the weights mean the same for every image size.
+s = 1/N scales both, so that the weights mean the same for every image size. Where the last channels are occupancy maps
+(``scripts.views``), N counts the images alone: maps add a term of their own and leave the weights of all others.
 """
 
 from __future__ import annotations
@@ -11,7 +12,12 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import torch
+from monai.losses import DiceLoss
 from torch import nn
+
+from scripts.views import View
+
+TINY = 1e-6  # a share that the cross-entropy takes for the least
 
 
 class Elbo(NamedTuple):
@@ -84,38 +90,98 @@ def log_mean_exp(values: torch.Tensor) -> torch.Tensor:
     return values.logsumexp(0) - math.log(len(values))
 
 
+def soft_dice_loss(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """1 - 2 sum pt / (sum p² + sum t²) of each structure over all slices, averaged over structures, per sample.
+
+    With squares in the denominator, the least is at p = t for shares of a pixel, too, and not at p of 0 or 1.
+
+    Args:
+        prediction, target: occupancy maps (B, slices, 3, H, W).
+
+    Returns:
+        (B,).
+    """
+    dice = DiceLoss(squared_pred=True, reduction="none")
+    return dice(prediction.transpose(1, 2), target.transpose(1, 2)).flatten(1).mean(1)
+
+
+def soft_cross_entropy(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """-sum t log p over the structures and the background of a pixel, averaged over pixels, per sample.
+
+    Args:
+        prediction, target: occupancy maps (B, slices, 3, H, W); what the three leave of a pixel is background.
+
+    Returns:
+        (B,).
+    """
+    shares = [torch.cat([maps, 1 - maps.sum(2, keepdim=True)], 2) for maps in (prediction, target)]
+    log_prediction = shares[0].clamp(min=0).add(TINY).log()
+    return -(shares[1] * log_prediction).sum(2).flatten(1).mean(1)
+
+
 class ReconstructionLoss(nn.Module):
-    """L_r(x, x̂) = mse_weight * sum (x - x̂)² + perceptual_weight * N * P(x, x̂), per sample.
+    """L_r(x, x̂) = mse_weight * sum (x - x̂)² + N * (perceptual_weight * P(x, x̂) + segmentation_weight * S), per sample.
+
+    The first two terms are of the images, the third of the occupancy maps: S is their soft Dice loss (per phase and
+    structure) plus their cross-entropy (per pixel).
 
     Args:
         mse_weight: weight of the squared error.
         perceptual_weight: weight of the perceptual distance; 0 computes none.
         perceptual: P, (B, C, H, W) twice to (B,), see ``scripts.perceptual``.
+        segmentation_weight: weight of the error of the maps; 0 computes none.
+        view: tells images and maps apart; without one, all channels are images.
 
     Raises:
         ValueError: when a perceptual weight comes without a distance.
     """
 
-    def __init__(self, mse_weight: float, perceptual_weight: float = 0.0, perceptual: Callable | None = None) -> None:
+    def __init__(
+        self,
+        mse_weight: float,
+        perceptual_weight: float = 0.0,
+        perceptual: Callable | None = None,
+        segmentation_weight: float = 0.0,
+        view: View | None = None,
+    ) -> None:
         super().__init__()
         if perceptual_weight and perceptual is None:
             raise ValueError("perceptual_weight is not 0, so that a 'perceptual' distance is needed.")
         self.mse_weight = mse_weight
         self.perceptual_weight = perceptual_weight
         self.perceptual = perceptual if perceptual_weight else None
+        self.segmentation_weight = segmentation_weight
+        self.view = view
 
-    def forward(self, prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """Errors (B,) of predictions (B, C, H, W)."""
+    def forward(self, prediction: torch.Tensor, target: torch.Tensor, maps: bool = True) -> torch.Tensor:
+        """Errors (B,) of predictions (B, C, H, W); without ``maps``, of their images alone."""
         error = full_precision(target.new_zeros(len(target)))
+        if maps and self.segmentation_weight and self.view is not None and self.view.mapped:
+            error = error + self.segmentation_weight * self.image_values(target) * self.segmentation(prediction, target)
+        prediction, target = self.images(prediction), self.images(target)
         if self.mse_weight:
             error = error + self.mse_weight * squared_distance(prediction, target)
         if self.perceptual is not None:
             error = error + self.perceptual_weight * target[0].numel() * self.perceptual(prediction, target)
         return error
 
+    def images(self, values: torch.Tensor) -> torch.Tensor:
+        """The images (B, P*S, H, W) among all channels (B, C, H, W)."""
+        return values if self.view is None else values[:, : self.view.images]
+
+    def image_values(self, target: torch.Tensor) -> int:
+        """N: how many values the images of a sample have, of all channels (B, C, H, W)."""
+        return self.images(target)[0].numel()
+
+    def segmentation(self, prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """S: soft Dice loss and cross-entropy of the maps among all channels, (B,)."""
+        maps = [full_precision(self.view.slice_maps(values)) for values in (prediction, target)]
+        dice = torch.stack([soft_dice_loss(*of_phase) for of_phase in zip(*(m.unbind(1) for m in maps), strict=True)])
+        return dice.mean(0) + soft_cross_entropy(*(m.flatten(1, 2) for m in maps))
+
     def per_value(self, prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """s * L_r, averaged over the batch: a number that can be compared between image sizes."""
-        return self(prediction, target).mean() / target[0].numel()
+        return self(prediction, target).mean() / self.image_values(target)
 
 
 class RegularizedLoss(nn.Module):
@@ -167,6 +233,7 @@ class IntrospectiveLoss(RegularizedLoss):
         gamma: weight of the attribute loss.
         delta: its steepness.
         eta: weight of the reconstruction error of generated images in the decoder.
+        maps: the error of generated hearts, in both equations, is of their occupancy maps too, and not only of images.
     """
 
     def __init__(
@@ -178,9 +245,15 @@ class IntrospectiveLoss(RegularizedLoss):
         gamma: float,
         delta: float,
         eta: float = 0.0,
+        maps: bool = False,
     ) -> None:
         super().__init__(reconstruction, gamma, delta)
         self.beta_rec, self.beta_kl, self.beta_neg, self.eta = beta_rec, beta_kl, beta_neg, eta
+        self.maps = maps
+
+    def generated_error(self, prediction: torch.Tensor, generated: torch.Tensor) -> torch.Tensor:
+        """L_r of generated hearts, (B,)."""
+        return self.reconstruction(prediction, generated, maps=self.maps)
 
     def real(self, elbo: Elbo, scale: float) -> torch.Tensor:
         """-ELBO of real images, (B,)."""

@@ -150,6 +150,31 @@ class PlainDecoder(Blocks):
         super().__init__(*dense, nn.Unflatten(1, (channels[-1], *coarse)), *layers, to_image)
 
 
+class OccupancyMaps(nn.Module):
+    """Turn a decoder's last channels into occupancy maps, as a scan's masks give them: so its hearts can be encoded.
+
+    Per slice, a softmax over LV, Myo, RV and the background, whose logit is 0 and which gets no channel.
+
+    Args:
+        images: number of channels that stay as they are; behind them are three logits per slice, in the order of the
+            view's maps.
+    """
+
+    def __init__(self, images: int) -> None:
+        super().__init__()
+        self.images = images
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        """Images and logits to images and maps in [0, 1], (B, C, H, W) both."""
+        logits = values[:, self.images :]
+        if logits.dtype == torch.bfloat16 or logits.dtype == torch.float16:
+            logits = logits.float()  # half precision would leave three digits of a share
+        logits = logits.unflatten(1, [-1, 3])
+        background = torch.zeros_like(logits[:, :, :1])
+        maps = torch.cat([background, logits], dim=2).softmax(2)[:, :, 1:]
+        return torch.cat([values[:, : self.images].to(maps.dtype), maps.flatten(1, 2)], dim=1)
+
+
 def residual_block(in_channels: int, out_channels: int, norm: str | tuple) -> nn.Module:
     """Two 3x3 convolutions with a shortcut."""
     return UnetResBlock(2, in_channels, out_channels, kernel_size=3, stride=1, norm_name=norm, act_name=ACTIVATION)
@@ -184,16 +209,19 @@ class VariationalAutoencoder(nn.Module):
     ``forward`` gives the reconstruction from the mean code, one tensor in and one out as bundle tools expect.
 
     Args:
-        in_channels: channels of the image, one per phase and slice.
+        in_channels: channels of the image: one per phase and slice, and three more with occupancy maps.
         spatial_size: height and width of the image.
         channels: feature channels, coarsest last.
         latent_dim: dimensions of z; the first ones are those regularized by attributes.
         norm: MONAI normalization, by name or (name, arguments).
         architecture: ``residual`` (Soft-IntroVAE) or ``plain`` (Attri-VAE).
         checkpointing: keep less for the gradient and compute it again, see ``Blocks``.
+        image_channels: the first so many channels are images, and the others occupancy maps, see ``scripts.views``; all
+            of them, if not given.
 
     Raises:
-        ValueError: for an unknown ``architecture``, or when ``spatial_size`` does not fit the number of ``channels``.
+        ValueError: for an unknown ``architecture``, when ``spatial_size`` does not fit the number of ``channels``, or
+            for channels that are neither images nor three maps per slice.
     """
 
     def __init__(
@@ -205,8 +233,12 @@ class VariationalAutoencoder(nn.Module):
         norm: str | Sequence = "batch",
         architecture: str = "residual",
         checkpointing: bool = False,
+        image_channels: int | None = None,
     ) -> None:
         super().__init__()
+        images = in_channels if image_channels is None else image_channels
+        if in_channels not in (images, 4 * images):
+            raise ValueError(f"in_channels {in_channels} needs to be image_channels {images}, or four times as many.")
         if architecture not in ARCHITECTURES:
             raise ValueError(f"architecture '{architecture}' is unknown; choose one of {', '.join(ARCHITECTURES)}.")
         encoder, decoder = ARCHITECTURES[architecture]
@@ -214,6 +246,8 @@ class VariationalAutoencoder(nn.Module):
         self.latent_dim = latent_dim
         self.encoder = encoder(in_channels, spatial_size, channels, latent_dim, norm)
         self.decoder = decoder(in_channels, spatial_size, channels, latent_dim, norm)
+        if images < in_channels:
+            self.decoder.append(OccupancyMaps(images))
         self.encoder.checkpointing = self.decoder.checkpointing = checkpointing
 
     @torch.jit.export

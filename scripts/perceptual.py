@@ -365,6 +365,7 @@ class PooledFeatures(nn.Module):
 
     Args:
         trunk, layers, weights: as of :class:`FeatureDistance`. The images are normalized with ImageNet's statistics.
+        image_channels: the first so many channels are described, which are images; all, if not given.
 
     Raises:
         ValueError: if a layer is not of that trunk, or none is asked for.
@@ -375,8 +376,10 @@ class PooledFeatures(nn.Module):
         trunk: str = "vgg16",
         layers: Sequence[str] = ("relu1_2", "relu2_2", "relu3_3", "relu4_3", "relu5_3"),
         weights: str | os.PathLike | None = None,
+        image_channels: int | None = None,
     ) -> None:
         super().__init__()
+        self.image_channels = image_channels
         self.network = FeatureDistance(trunk, layers, weights, imagenet_statistics=True)
 
     @torch.no_grad()
@@ -394,6 +397,7 @@ class PooledFeatures(nn.Module):
         """
         if images.ndim != 4:
             raise ValueError(f"Need a batch of images (B, C, H, W), not {tuple(images.shape)}.")
+        images = images[:, : self.image_channels]
         with torch.autocast(images.device.type, enabled=False):
             gray = images.float().clamp(0, 1).flatten(0, 1)[:, None]
             pooled = [activations.mean(dim=(2, 3)) for activations in self.network.features(gray)]

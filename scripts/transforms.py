@@ -2,7 +2,8 @@
 
 The crop follows Section 2.3 of Di Folco et al. (MICCAI 2024): the LV barycenter at the center, the line from LV to RV
 horizontal with the RV on the left. Displayed, a crop has its first axis downward and its second to the right, as
-the scan ``volume[:, :, z].T`` does.
+the scan ``volume[:, :, z].T`` does. In a view of several slices (``scripts.views``), these share one center and one
+rotation, from the LV and RV barycenters over all slices that show both, so that the heart's axis stays what it is.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from monai.data import MetaTensor
 from monai.transforms import (
     InvertibleTransform,
     MapTransform,
+    RandAdjustContrastd,
     RandomizableTransform,
     SpatialResample,
     Transform,
@@ -26,11 +28,12 @@ from monai.utils.enums import CommonKeys as Keys
 from scipy import ndimage
 from torch.nn import functional
 
-from scripts.cohort.attributes import in_plane_power
+from scripts.cohort.attributes import base_is_first, in_plane_power
 from scripts.cohort.layout import LABELS, PHASES, SubjectError, read_image, read_mask
 from scripts.inference.viewers import viewed_subject
+from scripts.views import LEVELS, View, as_view, checked_phases
 
-VIEWS = ("basal",)
+APICAL = 0.8  # of the way from the basal slice to the last that shows the LV: where the apical slice lies
 DUST = 1e-4  # a weight that only rounding gives to the slices beside a crop
 
 
@@ -63,26 +66,24 @@ class LoadSubjectd(Transform):
 class VentricleCropd(MapTransform, InvertibleTransform):
     """Crop each phase around its LV, rotated so that the RV lies on the left, in one resampling.
 
-    The applied operation is tracked: ``inverse`` (or ``Invertd``) puts a crop back into the scan's own grid.
+    The applied operation is tracked: ``inverse`` (or ``Invertd``) puts a crop back into the scan's own grid. A stack
+    whose distance is not that of the scan's slices is interpolated between them, and a list is not.
 
     Args:
-        phases: the images ``image_<phase>`` (1, X, Y, Z) are replaced by crops (1, height, width, slices), placed by
-            ``mask_<phase>`` in the slice ``basal_slice_<phase>`` of the datalist.
+        view: what of the heart to show; phases alone stand for the paper's view. The images ``image_<phase>``
+            (1, X, Y, Z) are replaced by crops (1, height, width, slices), placed by ``mask_<phase>`` and by the slice
+            ``basal_slice_<phase>`` of the datalist. With ``anatomy: masks`` there are occupancy maps
+            ``maps_<phase>`` (3, height, width, slices) of the same places.
         spatial_size: height and width of the crop in pixels.
         spacing: pixel size of the crop in mm.
-        slices: the view of the heart; ``basal`` is the paper's.
 
     Raises:
-        SubjectError: when the slice shows no LV or RV to align with.
+        SubjectError: when no slice that is to align the crop shows LV and RV.
     """
 
-    def __init__(
-        self, phases: Sequence[str], spatial_size: Sequence[int], spacing: float, slices: str = "basal"
-    ) -> None:
-        if slices not in VIEWS:
-            raise ValueError(f"slices '{slices}' is not a view; expected one of {', '.join(VIEWS)}.")
-        self.phases = checked_phases(phases)
-        super().__init__([f"image_{phase}" for phase in self.phases])
+    def __init__(self, view: View | Sequence[str], spatial_size: Sequence[int], spacing: float) -> None:
+        self.view = as_view(view)
+        super().__init__([*(f"image_{p}" for p in self.view.phases), *(f"maps_{p}" for p in self.view.mapped)])
         if not isinstance(spatial_size, Sequence) or len(spatial_size) != 2 or min(spatial_size) < 1:
             raise ValueError(f"spatial_size {spatial_size} needs two positive numbers: height and width in pixels.")
         if not spacing > 0:
@@ -93,43 +94,104 @@ class VentricleCropd(MapTransform, InvertibleTransform):
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         item = dict(data)
-        for phase, key in zip(self.phases, self.keys, strict=True):
-            image: MetaTensor = item[key]
-            affine = image.affine.numpy()
-            voxel = np.linalg.norm(affine[:3, :3], axis=0)
-            mask, index = item[f"mask_{phase}"].numpy()[0], item[f"basal_slice_{phase}"]
+        masks = {phase: item[f"mask_{phase}"].numpy()[0] for phase in self.view.phases}
+        for phase, mask in masks.items():
+            image: MetaTensor = item[f"image_{phase}"]
+            voxel = np.linalg.norm(image.affine.numpy()[:3, :3], axis=0)
             try:
-                placement = crop_to_voxel(mask, index, voxel, self.spatial_size, self.spacing)
+                rows = rows_of(self.view, masks, phase, item[f"basal_slice_{phase}"], voxel[2])
+                placement = crop_to_voxel(mask, rows, voxel, self.spatial_size, self.spacing)
             except SubjectError as error:
                 scan = image.meta.get("filename_or_obj", phase)
                 raise SubjectError(f"{scan}: {error}; run prepare again") from error
-            smooth = low_pass(image, index, voxel, self.spacing)
-            item[key] = self.resample(smooth, dst_affine=affine @ placement, spatial_size=(*self.spatial_size, 1))
+            item[f"image_{phase}"] = self.crop(image, rows, voxel, placement)
+            if phase in self.view.mapped:
+                maps = MetaTensor(occupancy(mask), affine=image.affine)
+                item[f"maps_{phase}"] = self.crop(maps, rows, voxel, placement)
         return item
+
+    def crop(self, volume: MetaTensor, rows: Rows, voxel: np.ndarray, placement: np.ndarray) -> MetaTensor:
+        """Resample a volume (K, X, Y, Z) to (K, height, width, slices)."""
+        # A single slice is all that needs to be smoothed where all slices of the crop are it.
+        smooth = low_pass(volume, slice(None) if len(self.view.slice_names) > 1 else rows.basal, voxel, self.spacing)
+        affine = volume.affine.numpy() @ placement
+        return self.resample(smooth, dst_affine=affine, spatial_size=(*self.spatial_size, len(self.view.slice_names)))
 
     def inverse(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         item = dict(data)
         for key in self.key_iterator(item):
-            item[key] = self.resample.inverse(item[key])
+            crop = item[key]
+            item[key] = self.resample.inverse(crop)
             item[key][item[key].abs() < DUST] = 0
+            if not self.view.is_stack:
+                clear_between(item[key], crop)
         return item
 
 
+class Rows(NamedTuple):
+    """Where the slices of a view lie in a scan.
+
+    Args:
+        first, step: index of the first slice in the scan, and from one slice to the next; fractions lie between slices.
+        basal: index of the basal slice.
+        aligned: indices of the slices by whose barycenters the crop is placed.
+    """
+
+    first: float
+    step: float
+    basal: int
+    aligned: Sequence[int]
+
+
+def rows_of(view: View, masks: Mapping[str, np.ndarray], phase: str, basal: int, slice_distance: float) -> Rows:
+    """Where the slices of a view lie in the scan of a phase.
+
+    Which way the apex is, the masks tell, see ``base_is_first``. A list is spread evenly, in whole slices, over the
+    slices from the basal one to the last that shows the LV, so that one resampling without interpolation does it.
+
+    Args:
+        view: the view.
+        masks: phase to label mask (X, Y, Z).
+        phase: of the scan.
+        basal: index of its basal slice.
+        slice_distance: of the scan, in mm.
+
+    Raises:
+        SubjectError: when the basal slice is not one of the scan's, or no slice shows LV and RV.
+    """
+    mask = masks[phase]
+    if not 0 <= basal < mask.shape[2]:
+        raise SubjectError(f"slice {basal} is not one of the {mask.shape[2]} slices")
+    if view.slices == "basal":
+        return Rows(basal, 1, basal, [basal])
+    lv, rv = ((mask == LABELS[name]).any((0, 1)) for name in ("LV", "RV"))
+    aligned = np.flatnonzero(lv & rv)
+    if not aligned.size:
+        raise SubjectError("no slice shows LV and RV, so that the crop cannot be aligned")
+    apex = 1 if base_is_first(masks) else -1
+    if view.is_stack:
+        step = apex * view.slice_distance / slice_distance
+        return Rows(basal - step, step, basal, aligned)
+    last = np.flatnonzero(lv)[-1 if apex > 0 else 0]
+    between = max(1, round(APICAL / 2 * (last - basal) * apex))  # from one level to the next
+    levels = [LEVELS.index(name) for name in view.slices]
+    step = apex * between * (levels[1] - levels[0] if len(levels) > 1 else 1)
+    return Rows(basal + apex * between * levels[0], step, basal, aligned)
+
+
 def crop_to_voxel(
-    mask: np.ndarray, index: int, voxel: np.ndarray, spatial_size: Sequence[int], spacing: float
+    mask: np.ndarray, rows: Rows, voxel: np.ndarray, spatial_size: Sequence[int], spacing: float
 ) -> np.ndarray:
     """The affine from crop indices (row, column, slice) to the scan's voxel indices.
 
     Args:
         mask: label mask (X, Y, Z).
-        index: slice to crop.
+        rows: where the slices lie.
         voxel: voxel size in mm.
         spatial_size: height and width of the crop in pixels.
         spacing: pixel size of the crop in mm.
     """
-    if not 0 <= index < mask.shape[2]:
-        raise SubjectError(f"slice {index} is not one of the {mask.shape[2]} slices")
-    lv, rv = (barycenter(mask[..., index], label, voxel) for label in (LABELS["LV"], LABELS["RV"]))
+    lv, rv = (barycenter(mask[..., rows.aligned], label, voxel) for label in (LABELS["LV"], LABELS["RV"]))
     right = (lv - rv) / np.linalg.norm(lv - rv)
     down = np.array([-right[1], right[0]])  # a quarter turn, never a mirror image
     placement = np.eye(4)
@@ -137,59 +199,84 @@ def crop_to_voxel(
     placement[:2, 1] = spacing * right / voxel[:2]
     middle = (np.asarray(spatial_size) - 1) / 2
     placement[:2, 3] = lv / voxel[:2] - placement[:2, :2] @ middle
-    placement[2, 3] = index
+    placement[2, 2:] = rows.step, rows.first
     return placement
 
 
-def barycenter(section: np.ndarray, label: int, voxel: np.ndarray) -> np.ndarray:
-    """Center of a structure in a slice (X, Y), in mm from its first pixel."""
-    pixels = np.argwhere(section == label)
+def barycenter(region: np.ndarray, label: int, voxel: np.ndarray) -> np.ndarray:
+    """Center of a structure in a slice (X, Y), or over slices (X, Y, Z), in mm from the first pixel: x and y."""
+    pixels = np.argwhere(region == label)
     if not len(pixels):
         raise SubjectError(f"label {label} is not shown in the slice, so that the crop cannot be aligned")
-    return pixels.mean(axis=0) * voxel[:2]
+    return pixels[:, :2].mean(axis=0) * voxel[:2]
 
 
-def low_pass(image: MetaTensor, index: int, voxel: np.ndarray, spacing: float) -> MetaTensor:
-    """Smooth one slice where the crop is coarser than the scan, so that fine detail does not alias.
+def occupancy(mask: np.ndarray) -> torch.Tensor:
+    """Label mask (X, Y, Z) to the share of each voxel that LV, Myo and RV take: (3, X, Y, Z), 0 or 1."""
+    return torch.from_numpy(np.stack([mask == label for label in LABELS.values()]).astype(np.float32))
 
-    The width (in pixels) is that of MONAI's and scikit-image's anti-aliasing: half of the shrinking factor above one.
+
+def clear_between(volume: MetaTensor, crop: MetaTensor) -> None:
+    """Empty the slices of a scan (K, X, Y, Z) that a list of slices does not show but an interpolation would fill."""
+    to_scan = np.linalg.inv(volume.affine.numpy()) @ crop.affine.numpy()
+    shown = np.round(to_scan[2, 3] + to_scan[2, 2] * np.arange(crop.shape[-1])).astype(int)
+    volume[..., np.setdiff1d(np.arange(volume.shape[-1]), shown)] = 0
+
+
+def low_pass(image: MetaTensor, index: int | slice, voxel: np.ndarray, spacing: float) -> MetaTensor:
+    """Smooth one slice, or all of a slice of slices, in plane where the crop is coarser than the scan.
+
+    Fine detail would alias else. The width (in pixels) is that of MONAI's and scikit-image's anti-aliasing: half of the
+    shrinking factor above one.
     """
     sigma = np.maximum(spacing / voxel[:2] - 1, 0) / 2
     if not sigma.any():
         return image
     smooth = image.clone()
-    smooth[0, ..., index] = torch.from_numpy(ndimage.gaussian_filter(image[0, ..., index].numpy(), sigma))
+    part = image[..., index].numpy()
+    smooth[..., index] = torch.from_numpy(ndimage.gaussian_filter(part, (0, *sigma, 0)[: part.ndim]))
     return smooth
 
 
 class ViewsToChannelsd(Transform):
-    """Gather the crops (1, H, W, slices) of all phases as the channels of ``image`` (phases * slices, H, W)."""
+    """Gather the crops of all phases as the channels of ``image`` (C, H, W), in the order of the view.
 
-    def __init__(self, phases: Sequence[str]) -> None:
-        self.phases = checked_phases(phases)
+    Args:
+        view: of ``image_<phase>`` (1, H, W, slices) and ``maps_<phase>`` (3, H, W, slices).
+    """
+
+    def __init__(self, view: View | Sequence[str]) -> None:
+        self.view = as_view(view)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        views = [torch.as_tensor(data[f"image_{phase}"]).as_subclass(torch.Tensor) for phase in self.phases]
-        return {**data, "image": torch.cat([view[0].movedim(-1, 0) for view in views]).contiguous()}
+        keys = [f"image_{phase}" for phase in self.view.phases] + [f"maps_{phase}" for phase in self.view.mapped]
+        crops = [torch.as_tensor(data[key]).as_subclass(torch.Tensor) for key in keys]
+        return {**data, "image": torch.cat([crop.movedim(-1, 0).flatten(0, 1) for crop in crops]).contiguous()}
 
 
 class ChannelsToViewsd(Transform):
-    """Take ``pred`` (phases * slices, H, W) apart into ``pred_<phase>`` (1, H, W, slices).
+    """Take ``pred`` (C, H, W) apart into ``pred_<phase>`` (1, H, W, slices), and maps into ``pred_maps_<phase>``.
 
     Where the item has its ``image`` too, so is what the reconstruction adds to it, as ``difference_<phase>``.
+
+    Args:
+        view: of the channels.
     """
 
-    def __init__(self, phases: Sequence[str]) -> None:
-        self.phases = checked_phases(phases)
+    def __init__(self, view: View | Sequence[str]) -> None:
+        self.view = as_view(view)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        stacks = {"pred": data["pred"]}
+        stacks = {"pred": self.view.slice_images(data["pred"])}
         if "image" in data:
-            stacks["difference"] = data["pred"] - data["image"]
+            stacks["difference"] = stacks["pred"] - self.view.slice_images(data["image"])
         item = dict(data)
         for name, stack in stacks.items():
-            for phase, view in zip(self.phases, stack.chunk(len(self.phases)), strict=True):
-                item[f"{name}_{phase}"] = MetaTensor(view.movedim(0, -1)[None])
+            for phase, slices in zip(self.view.phases, stack, strict=True):
+                item[f"{name}_{phase}"] = MetaTensor(slices.movedim(0, -1)[None])
+        maps = self.view.slice_maps(data["pred"])
+        for phase, slices in zip(self.view.mapped, () if maps is None else maps, strict=True):
+            item[f"pred_maps_{phase}"] = MetaTensor(slices.movedim(0, -1))
         return item
 
 
@@ -263,16 +350,26 @@ class RandAffineHeartd(RandomizableTransform, MapTransform):
         return functional.grid_sample(image[None], grid, "bilinear", "zeros", align_corners=False)[0]
 
 
+class RandAdjustContrastHeartd(RandAdjustContrastd):
+    """``RandAdjustContrastd`` of the images alone, with one gamma for all of them: an occupancy map has no contrast.
+
+    Args:
+        view: of the channels of the keys (C, H, W).
+        kwargs: of ``RandAdjustContrastd``.
+    """
+
+    def __init__(self, view: View | Sequence[str], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.images = as_view(view).images
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        item = dict(data)
+        adjusted = super().__call__({key: item[key][: self.images] for key in self.key_iterator(item)})
+        return item | {key: torch.cat([part, item[key][self.images :]]) for key, part in adjusted.items()}
+
+
 @cache
 def pixels(height: int, width: int) -> np.ndarray:
     """Pixels from the center of an image, row by row: (height * width, 2), x before y."""
     rows, columns = np.mgrid[:height, :width].astype(np.float32)
     return np.stack([columns - (width - 1) / 2, rows - (height - 1) / 2], axis=-1).reshape(-1, 2)
-
-
-def checked_phases(phases: Sequence[str]) -> tuple[str, ...]:
-    """Phases as a tuple; raises ValueError for one that is not ED or ES."""
-    phases = (phases,) if isinstance(phases, str) else tuple(phases)
-    if not phases or not set(phases) <= set(PHASES):
-        raise ValueError(f"phases {list(phases)} are not valid; expected ['ED', 'ES'], ['ED'] or ['ES'].")
-    return phases

@@ -18,7 +18,7 @@ import torch
 from monai.bundle import ConfigParser
 
 from scripts.calibration.calibration import Calibration
-from scripts.checkpoint import fingerprint
+from scripts.checkpoint import fingerprint, load_weights
 from scripts.cohort.phantom import write_cohort
 from scripts.evaluation import study
 from scripts.storage import read_csv
@@ -27,14 +27,8 @@ from tests.inference.damage import break_five
 
 CONFIGS = ROOT / "bundle" / "configs"
 OVERLAYS = (
-    "compact.json",
-    "phantom.json",
-    "sivae.json",
-    "beta_vae.json",
-    "attri_vae.json",
-    "residual.json",
-    "ed.json",
-    "es.json",
+    *("compact.json", "sivae.json", "beta_vae.json", "attri_vae.json", "residual.json", "ed.json", "es.json"),
+    *("phantom.json", "stack.json", "anatomy.json"),
 )
 TINY = {
     "channels": [8, 8, 8],
@@ -349,6 +343,10 @@ def test_training_and_inference_see_the_same_image():
         "architecture",
         "phases",
         "slices",
+        "stack_slices",
+        "slice_distance",
+        "anatomy",
+        "view",
         "spatial_size",
         "spacing",
         "attributes",
@@ -379,6 +377,16 @@ def test_phases_decide_the_channels(overlay, channels):
     assert len(parser["attributes"]) == 3 * channels
 
 
+@pytest.mark.parametrize(
+    ("overlays", "channels"),
+    [(["stack.json"], 24), (["anatomy.json"], 8), (["stack.json", "anatomy.json", "es.json"], 48)],
+)
+def test_slices_and_anatomy_decide_the_channels(overlays, channels):
+    for file in ("train.json", "inference.json"):
+        network = parse(file, *overlays).get_parsed_content("network_def")
+        assert network(torch.rand(2, channels, 16, 16)).shape == (2, channels, 16, 16)
+
+
 def parse(*files, **overrides):
     parser = ConfigParser()
     parser.read_config([str(CONFIGS / file) for file in files])
@@ -386,7 +394,7 @@ def parse(*files, **overrides):
     return parser
 
 
-@pytest.mark.parametrize("overlay", ["sivae.json", "beta_vae.json", "attri_vae.json"])
+@pytest.mark.parametrize("overlay", ["sivae.json", "beta_vae.json", "attri_vae.json", "stack.json", "anatomy.json"])
 def test_overlays_mean_the_same_in_any_order(overlay):
     orders = ["train.json", "compact.json", "ed.json", overlay], ["train.json", overlay, "ed.json", "compact.json"]
     first, second = (ConfigParser.load_config_files([str(CONFIGS / file) for file in order]) for order in orders)
@@ -457,3 +465,58 @@ def test_codes_of_another_family_are_refused(trained, phantoms, tmp_path):
     code, text = bundle("run", *files, **paths, **sizes, architecture="residual")
     assert code != 0
     assert "family is vae, was introspective; regularize is False, was True" in text
+
+
+STACK = ("stack.json", "anatomy.json")
+
+
+@pytest.fixture(scope="module")
+def whole_heart(prepared, phantoms, tmp_path_factory):
+    """A model of stacks with occupancy maps, trained for one epoch of each kind, and what that printed."""
+    output = tmp_path_factory.mktemp("whole_heart")
+    paths = {"dataset_dir": str(phantoms), "datalist": str(prepared / "datalist.json"), "output_dir": str(output)}
+    options = TINY | {"warmup_epochs": 1, "stack_slices": 14}
+    code, text = bundle("training", "train.json", *STACK, "compact.json", **paths, **options)
+    assert code == 0, text[-3000:]
+    return output, text
+
+
+def test_a_whole_heart_is_trained_and_put_back_into_the_scan(whole_heart, phantoms, tmp_path):
+    trained, text = whole_heart
+    assert text.count("do not fill the view's 14 slices of 10 mm") == 1
+    settings = json.loads((trained / "settings.json").read_text())
+    assert (settings["slices"], settings["anatomy"], settings["stack_slices"]) == ("stack", "masks", 14)
+    assert {"calibration.json", "model.pt"} <= set(os.listdir(trained))
+
+    code, text = infer(trained, phantoms, tmp_path, *STACK, stack_slices=14)
+    assert code == 3, text[-3000:]  # phantoms that break a rule are among them
+    assert text.count("do not fill the view's 14 slices of 10 mm") == 1
+    folder = tmp_path / read_csv(tmp_path / "codes.csv")[0]["subject"]
+    scan = nib.load(next((phantoms / folder.name).glob("sa*.nii.gz")))
+    for name in ("reconstruction_ED", "segmentation_ES"):
+        written = nib.load(folder / f"{name}.nii.gz")
+        assert np.allclose(written.affine, scan.affine)
+        assert written.shape == scan.shape[:3]
+    assert np.count_nonzero(nib.load(folder / "reconstruction_ED.nii.gz").get_fdata().any((0, 1))) >= 7
+
+
+@pytest.mark.parametrize(
+    ("overlays", "stack_slices", "message"),
+    [
+        (["stack.json"], 14, "anatomy is none, was masks"),
+        (["anatomy.json"], 14, "slices is basal, was stack"),
+        (STACK, 12, "stack_slices is 12, was 14"),
+    ],
+)
+def test_a_checkpoint_of_another_view_is_refused_by_the_key(overlays, stack_slices, message, whole_heart):
+    path = whole_heart[0] / "model.pt"
+    config = parse("inference.json", "compact.json", *overlays, stack_slices=stack_slices, ckpt_path=str(path))
+    with pytest.raises(ValueError, match=message):
+        load_weights(config.get_parsed_content("network_def"), path, config.get_parsed_content("settings"))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*")
+def test_a_network_with_maps_is_scripted():
+    network = parse("inference.json", *STACK).get_parsed_content("network_def").eval()
+    image = torch.rand(2, 96, 16, 16)
+    assert torch.equal(torch.jit.script(network)(image), network(image))

@@ -6,7 +6,7 @@ import pytest
 import torch
 from ignite.engine import Engine, Events
 
-from scripts.checkpoint import TrainingCheckpoint, find_weights, load_weights, read, save
+from scripts.checkpoint import TrainingCheckpoint, differences, find_weights, load_weights, read, save
 
 
 class Run:
@@ -235,3 +235,10 @@ def test_other_processes_than_the_first_write_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr("ignite.distributed.get_rank", lambda: 1)
     Run(tmp_path, [3, 2]).run(2)
     assert not list(tmp_path.iterdir())
+
+
+def test_settings_within_settings_are_compared_by_key():
+    known = {"data": {"phases": ["ED"], "spacing": 1.8}, "seed": 0}
+    assert differences(known, {"data": {"phases": ["ED"], "anatomy": "none"}, "seed": 0}) == []  # new since then
+    assert differences(known, {"data": {"spacing": 2.5}, "seed": 1}) == ["spacing is 2.5, was 1.8", "seed is 1, was 0"]
+    assert differences(known, {"data": None}) == [f"data is None, was {known['data']}"]

@@ -6,16 +6,20 @@ import torch
 
 from scripts.figures import (
     CHANGED,
+    FINER,
+    OUTLINE_NOTE,
     STEPS,
     WIDTH,
     attribute_name,
     number,
+    outlines,
     reconstruction_figure,
     samples_figure,
     traversal,
     traversal_figure,
 )
 from scripts.networks import VariationalAutoencoder
+from scripts.views import View
 
 SQUARE = slice(4, 9), slice(18, 26)  # rows and columns
 
@@ -170,3 +174,56 @@ def test_attributes_are_named_with_their_phase(name, label):
 @pytest.mark.parametrize(("value", "text"), [(0.456, "0.46"), (-0.3, "−0.30"), (-0.001, "0.00"), (np.nan, "–")])
 def test_numbers_are_written_as_people_do(value, text):
     assert number(value) == text
+
+
+HEART = View(["ED", "ES"], "stack", "masks", stack_slices=8)
+
+
+def hearts(count):
+    """Stacks whose images tell phase and slice, with an LV in the middle."""
+    values = torch.zeros(count, HEART.channels, 16, 16)
+    HEART.slice_images(values)[:] = torch.arange(16).reshape(2, 8, 1, 1) / 16
+    HEART.slice_maps(values)[..., 0, 4:12, 4:12] = 1
+    return values
+
+
+def test_lines_run_around_what_is_more_than_half():
+    maps = torch.zeros(3, 16, 16)
+    maps[0, 4:12, 4:12] = 1
+    line = np.argwhere(outlines(maps)[..., 3] > 0) / FINER - 0.5
+    assert np.allclose(line.min(0), 4, atol=0.8)
+    assert np.allclose(line.max(0), 11, atol=0.8)
+    assert len(line) < 0.3 * (8 * FINER) ** 2  # a line, and no area
+    assert not outlines(maps * 0.4).any()
+
+
+def test_three_slices_of_a_stack_stand_below_each_other():
+    figure = reconstruction_figure(hearts(2), hearts(2) / 2, HEART)
+    axes = np.reshape(figure.axes[:36], (9, 4))
+    assert [round(float(shown(axis).max()) * 16) for axis in axes[[0, 3, 6], 0]] == [1, 3, 5]
+    assert [round(float(shown(axis).max()) * 16) for axis in axes[[0, 3, 6], 3]] == [9, 11, 13]
+    assert {"base", "20 mm below", "40 mm below"} < set(texts(figure))
+    assert [len(axis.images) for axis in axes[:3, 0]] == [2, 2, 1]  # outlines over scan and reconstruction
+    assert OUTLINE_NOTE in texts(figure)[-1]
+
+
+def test_a_walk_of_a_stack_shows_its_maps_beside_those_of_the_mean():
+    class Growing:
+        @staticmethod
+        def decode(codes):
+            values = hearts(len(codes))
+            HEART.slice_maps(values)[codes[:, 0] > 0.5, :, :, 0, 2:14, 2:14] = 1
+            return values
+
+    figure = traversal_figure(Growing, torch.randn(50, 3), ["LVEDV", "LVESV"], HEART)
+    axes = np.reshape(figure.axes, (2, 3, 2, len(STEPS)))
+    assert axes[0, 0, 0, 0].get_ylabel() == "LVEDV (ED)\nbase"
+    assert axes[1, 2, 0, 0].get_ylabel() == "40 mm below"
+    mean, own = axes[0, 1, 1, 4].images[1:]
+    assert np.argwhere(own.get_array()[..., 3]).min() < np.argwhere(mean.get_array()[..., 3]).min()
+
+
+def test_samples_of_a_stack_stand_above_their_scans_slice_by_slice():
+    figure = samples_figure(hearts(3), hearts(3) / 2, [0.1, 0.2, 0.3], HEART)
+    axes = np.reshape(figure.axes, (6, 6))
+    assert [round(float(shown(axis).max()) * 32) for axis in axes[:, 1]] == [18, 22, 26, 9, 11, 13]

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -7,8 +9,9 @@ from ignite.engine import Engine, Events
 from monai.data import DataLoader, Dataset
 from monai.transforms import RandGaussianNoise
 
-from scripts.handlers import CodeCollector, EpochSeed, LinearDecay, LossGuard, Pictures
+from scripts.handlers import CodeCollector, EpochSeed, LinearDecay, LossGuard, Pictures, ShortScans
 from scripts.networks import VariationalAutoencoder
+from scripts.views import View
 
 
 def drawn(epochs, start=0, workers=0, seed=5):
@@ -138,3 +141,22 @@ def test_losses_are_read_at_their_interval_and_the_first_bad_one_is_named():
     with pytest.raises(FloatingPointError, match="in epoch 1, iteration 1"):
         engine.run([0, 1, 2, 3, 4, 5], max_epochs=1)
     assert engine.state.iteration == 3
+
+
+def warnings_of_short_scans(view, *images):
+    engine = Engine(lambda engine, batch: None)
+    ShortScans(view).attach(engine)
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        engine.run([{"image": image} for image in images], max_epochs=2)
+    return [str(warning.message) for warning in found]
+
+
+def test_scans_that_do_not_fill_the_stack_are_told_of_once():
+    view = View(["ED"], "stack", stack_slices=4)
+    whole, short = torch.ones(2, 2, 4, 8, 8)
+    short[1, 3] = 0
+    assert warnings_of_short_scans(view, whole) == []
+    (message,) = warnings_of_short_scans(view, whole, short, short)
+    assert message.startswith("1 of the first 2 scans do not fill the view's 4 slices of 10 mm")
+    assert warnings_of_short_scans(View(["ED"]), torch.zeros(2, 1, 8, 8)) == []

@@ -14,7 +14,10 @@ from scripts.losses import (
     attribute_loss,
     kl_divergence,
     log_mean_exp,
+    soft_cross_entropy,
+    soft_dice_loss,
 )
+from scripts.views import View
 from tests.conftest import shared
 
 
@@ -90,6 +93,78 @@ def test_perceptual_weight_of_zero_computes_nothing():
 def test_perceptual_weight_needs_a_distance():
     with pytest.raises(ValueError, match="perceptual"):
         ReconstructionLoss(1, 1)
+
+
+MAPPED = View(["ED"], ["basal", "apical"], "masks")
+
+
+def heart_with_maps(seed=0):
+    """Two images and their maps, (1, 8, 6, 6)."""
+    heart = torch.rand(1, MAPPED.channels, 6, 6, generator=torch.Generator().manual_seed(seed))
+    heart[:, MAPPED.images :] /= 3
+    return heart
+
+
+def test_the_right_shares_cost_least():
+    target = heart_with_maps()[:, MAPPED.images :].unflatten(1, (2, 3))
+    for loss in (soft_dice_loss, soft_cross_entropy):
+        best = target.clone().requires_grad_()
+        loss(best, target).sum().backward()
+        assert best.grad.abs().max() < 1e-3
+        others = [loss((target + shift).clamp(0, 1 / 3), target) for shift in (-0.1, 0.1)]
+        assert all(other > loss(target, target) for other in others)
+
+
+def test_perfect_maps_of_pure_pixels_cost_nothing():
+    maps = torch.zeros(2, 2, 3, 6, 6)
+    maps[:, :, 1, 2:4] = 1
+    assert soft_dice_loss(maps, maps).abs().max() < 1e-5
+    assert soft_cross_entropy(maps, maps).abs().max() < 1e-5
+    assert soft_dice_loss(maps, maps.flip(2)).shape == (2,)
+
+
+def test_slices_of_a_structure_count_together():
+    target = torch.zeros(1, 2, 3, 6, 6)
+    target[:, 0, :, 2:4] = 1  # nothing in the other slice
+    prediction = target.clone()
+    prediction[:, 1, :, 0, 0] = 0.1
+    assert soft_dice_loss(prediction, target) < 0.01  # by slices, the empty one would cost 0.5
+
+
+def test_maps_add_a_term_and_leave_those_of_the_images():
+    image, other = heart_with_maps(0), heart_with_maps(1)
+    with_maps = ReconstructionLoss(2, segmentation_weight=0.5, view=MAPPED)
+    n = 2 * 6 * 6
+    maps = [values[:, 2:].unflatten(1, (2, 3)) for values in (other, image)]
+    segmentation = soft_dice_loss(*maps) + soft_cross_entropy(*maps)
+    images = 2 * (image - other)[:, :2].square().sum()
+    assert with_maps(other, image).item() == pytest.approx((images + 0.5 * n * segmentation).item(), rel=1e-5)
+    assert with_maps(other, image, maps=False).item() == pytest.approx(images.item(), rel=1e-5)
+    assert with_maps.per_value(other, image).item() == pytest.approx(with_maps(other, image).item() / n, rel=1e-6)
+
+
+def test_segmentation_weight_of_zero_computes_nothing(monkeypatch):
+    monkeypatch.setattr("scripts.losses.ReconstructionLoss.segmentation", None)
+    assert ReconstructionLoss(1, view=MAPPED)(heart_with_maps(), heart_with_maps()) == 0
+
+
+def test_images_alone_are_compared_by_the_perceptual_distance():
+    def distance(prediction, target):
+        assert target.shape[1] == MAPPED.images
+        return (prediction - target).abs().mean((1, 2, 3))
+
+    image, other = heart_with_maps(0), heart_with_maps(1)
+    expected = 3 * (image - other)[:, :2].abs().sum()
+    assert ReconstructionLoss(0, 3, distance, view=MAPPED)(other, image).item() == pytest.approx(expected.item())
+
+
+@pytest.mark.parametrize("maps", [False, True])
+def test_generated_hearts_are_judged_with_their_maps_on_request(maps):
+    reconstruction = ReconstructionLoss(1, segmentation_weight=1, view=MAPPED)
+    loss = IntrospectiveLoss(reconstruction, **WEIGHTS, maps=maps)
+    image, other = heart_with_maps(0), heart_with_maps(1)
+    assert torch.equal(loss.generated_error(other, image), reconstruction(other, image, maps=maps))
+    assert (reconstruction(other, image, maps=True) > reconstruction(other, image, maps=False)).all()
 
 
 WEIGHTS = {"beta_rec": 0.8, "beta_kl": 1.5, "beta_neg": 16, "gamma": 0.05, "delta": 10, "eta": 0.3}

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from scripts.networks import ARCHITECTURES, VariationalAutoencoder, sample
+from scripts.networks import ARCHITECTURES, OccupancyMaps, VariationalAutoencoder, sample
 
 SMALL = {"spatial_size": (32, 32), "channels": (8, 16, 16), "latent_dim": 10}
 GROUP = ["group", {"num_groups": 4}]
@@ -19,6 +20,44 @@ def test_shapes(channels, norm, architecture):
     mean, log_variance = network.encode(image)
     assert mean.shape == log_variance.shape == (3, 10)
     assert network(image).shape == image.shape
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_maps_of_a_slice_and_its_background_are_shares(architecture):
+    network = VariationalAutoencoder(8, **SMALL, architecture=architecture, image_channels=2).eval()
+    decoded = network.decode(10 * torch.randn(5, 10))
+    images, maps = decoded[:, :2], decoded[:, 2:].unflatten(1, (2, 3))
+    assert images.min() < 0
+    assert maps.min() >= 0
+    assert maps.sum(2).max() <= 1 + 1e-6
+    assert network(decoded).shape == decoded.shape  # a generated heart can be encoded again
+
+
+def test_the_backgrounds_logit_is_zero():
+    values = torch.full((1, 4, 2, 2), 7.0)
+    values[:, 1:, 0] = torch.tensor([0.0, np.log(2), -30]).view(3, 1)
+    values[:, 1:, 1] = -30
+    found = OccupancyMaps(1)(values)
+    assert torch.allclose(found[0, 1:, 0, 0], torch.tensor([0.25, 0.5, 0]), atol=1e-6)
+    assert found[0, 1:, 1].max() < 1e-6
+    assert torch.equal(found[:, :1], values[:, :1])
+
+
+def test_shares_keep_full_precision_under_mixed_precision():
+    logits = torch.randn(1, 4, 3, 3)
+    found = OccupancyMaps(1)(logits.bfloat16())
+    assert found.dtype == torch.float32
+    assert OccupancyMaps(1)(logits.double()).dtype == torch.float64
+
+
+def test_channels_that_are_no_maps_are_refused():
+    with pytest.raises(ValueError, match="in_channels 6 needs to be image_channels 2, or four times"):
+        VariationalAutoencoder(6, **SMALL, image_channels=2)
+
+
+def test_maps_add_no_weights_to_those_of_their_channels():
+    with_maps = VariationalAutoencoder(8, **SMALL, image_channels=2).state_dict()
+    assert with_maps.keys() == VariationalAutoencoder(8, **SMALL).state_dict().keys()
 
 
 def test_forward_decodes_the_mean():

@@ -168,6 +168,12 @@ def test_pooled_features_are_means_of_each_channels_activations(alexnet_file: Pa
     torch.testing.assert_close(pooled, torch.cat(expected, dim=1))
 
 
+def test_pooled_features_are_of_images_and_not_of_maps(alexnet_file: Path) -> None:
+    values = images(2, 3, 64, 64)
+    pooled = PooledFeatures("alexnet", ALEXNET_LAYERS, alexnet_file, image_channels=2)(values)
+    assert torch.equal(pooled, PooledFeatures("alexnet", ALEXNET_LAYERS, alexnet_file)(values[:, :2]))
+
+
 def test_pooled_features_clamp_and_stay_fixed(alexnet_file: Path) -> None:
     network = torch.nn.ModuleList([PooledFeatures("alexnet", ALEXNET_LAYERS, alexnet_file)]).train()[0]
     beyond = (3 * images(2, 1, 64, 64) - 1).requires_grad_()

@@ -4,20 +4,23 @@ import numpy as np
 import pytest
 import torch
 from monai.data import MetaTensor
-from monai.transforms import Affine, Compose, Invertd
+from monai.transforms import Affine, Compose, Invertd, RandAdjustContrastd
 from scipy import ndimage
 
 from scripts.cohort.attributes import basal_slices
+from scripts.cohort.datalist import load_items
 from scripts.cohort.layout import PHASES, SubjectError, write_volume
 from scripts.transforms import (
     ChannelsToViewsd,
     LoadSubjectd,
+    RandAdjustContrastHeartd,
     RandAffineHeartd,
     StackAttributesd,
     VentricleCropd,
     ViewsToChannelsd,
     low_pass,
 )
+from scripts.views import View, map_labels
 
 SIZE = (64, 64)
 
@@ -125,12 +128,18 @@ def test_a_crop_returns_to_the_scans_own_grid(turned, spacing):
     assert np.allclose(restored, truth, atol=0.3)
 
 
-def test_channels_and_views_are_inverse():
+@pytest.mark.parametrize("anatomy", ["none", "masks"])
+def test_channels_and_views_are_inverse(anatomy):
+    view = View(PHASES, ["basal", "apical"], anatomy)
     crops = {f"image_{phase}": MetaTensor(torch.rand(1, 8, 8, 2)) for phase in PHASES}
-    image = ViewsToChannelsd(PHASES)(crops)["image"]
-    views = ChannelsToViewsd(PHASES)({"pred": image})
-    assert image.shape == (4, 8, 8)
-    assert all(torch.equal(views[f"pred_{phase}"].as_tensor(), crops[f"image_{phase}"].as_tensor()) for phase in PHASES)
+    maps = {f"maps_{phase}": MetaTensor(torch.rand(3, 8, 8, 2)) for phase in view.mapped}
+    image = ViewsToChannelsd(view)(crops | maps)["image"]
+    views = ChannelsToViewsd(view)({"pred": image})
+    assert image.shape == (view.channels, 8, 8)
+    assert torch.equal(image[1], crops["image_ED"][0, ..., 1].as_tensor())
+    for key, crop in (crops | maps).items():
+        back = views[key.replace("image", "pred").replace("maps", "pred_maps")]
+        assert torch.equal(back.as_tensor(), crop.as_tensor())
 
 
 def test_the_difference_is_what_the_reconstruction_adds():
@@ -232,11 +241,6 @@ def test_unknown_phases_are_refused(phases):
         LoadSubjectd(phases)
 
 
-def test_unknown_view_is_refused():
-    with pytest.raises(ValueError, match="'apical' is not a view"):
-        VentricleCropd(PHASES, SIZE, 1.8, slices="apical")
-
-
 def test_smoothing_has_the_width_of_the_shrinking_along_each_axis():
     image = MetaTensor(torch.rand(1, 30, 30, 3))
     smooth = low_pass(image, 1, np.array([0.9, 1.8, 10]), spacing=2.7)
@@ -289,3 +293,149 @@ def test_a_scan_that_broke_after_prepare_is_named(tmp_path, heart_mask):
 def test_a_slice_that_is_not_there_is_named(heart_mask):
     with pytest.raises(SubjectError, match="slice 99 is not one of the 8 slices"):
         VentricleCropd(PHASES, SIZE, 1.8)(subject(heart_mask) | {"basal_slice_ED": 99})
+
+
+STACK = View(PHASES, "stack", "masks", stack_slices=10)
+LIST = View(PHASES, ["basal", "mid", "apical"])
+SPACING = 1.8
+
+
+def long_heart(order=1, distance=10.0):
+    """A heart of 70 mm in 12 slices, the base in slice 2 of those from base to apex, and its item."""
+    x, y = np.meshgrid(np.arange(60), np.arange(60), indexing="ij")
+    mask = np.zeros((60, 60, 12), np.uint8)
+    for z in range(2, 2 + int(70 / distance)):
+        size = 10 - (z - 2) * distance / 10
+        mask[..., z][np.hypot(x - 16, y - 30) < size] = 3
+        mask[..., z][np.hypot(x - 34, y - 30) < size + 2] = 2
+        mask[..., z][np.hypot(x - 34, y - 30) < size] = 1
+    return subject(np.ascontiguousarray(mask[..., ::order]), (1.8, 1.8, distance))
+
+
+@pytest.fixture(params=[1, -1], ids=["base first", "apex first"])
+def order(request):
+    return request.param
+
+
+def areas(volume):
+    """How much of a heart each slice of (1, ..., slices) shows; an interpolation in plane keeps sums."""
+    return np.asarray(volume)[0].sum((0, 1))
+
+
+def test_a_stack_runs_from_one_slice_above_the_base_to_the_apex(order):
+    item = VentricleCropd(STACK, SIZE, SPACING)(long_heart(order))
+    given = areas(long_heart(1)["image_ED"])
+    assert np.allclose(areas(item["image_ED"]), given[1:11], rtol=0.03)  # ten slices from the one above the base
+    assert given[2:9].all()
+    assert not given[[1, 9, 10]].any()
+
+
+def test_beyond_the_scan_a_stack_is_zero(order):
+    scan = long_heart(order)
+    scan["image_ED"] += 1  # so that the background is not zero
+    stack = VentricleCropd(View(PHASES, "stack", stack_slices=14), SIZE, SPACING)(scan)["image_ED"]
+    assert stack[:, 20:44, 20:44, :11].amin() > 0.9
+    assert stack[..., 11:].abs().max() < 1e-4
+
+
+def test_one_center_and_rotation_serve_all_slices(order):
+    mask = long_heart(order)["mask_ED"].numpy()[0]
+    apex = 8 if order == 1 else 3
+    mask[..., apex] = np.roll(mask[..., apex], 4, axis=1)  # an apex that lies elsewhere
+    crop = VentricleCropd(STACK, SIZE, SPACING)(subject(mask))["image_ED"].numpy()[0]
+    shift = np.subtract(centers(crop[..., 7])[0], centers(crop[..., 1])[0])
+    assert np.hypot(*shift) == pytest.approx(4, abs=0.3)
+    assert np.allclose(centers(crop[..., 1])[0], 31.5, atol=0.6)  # one small slice moves the center little
+
+
+def test_maps_show_the_structures_where_the_image_does(order):
+    item = VentricleCropd(STACK, SIZE, SPACING)(long_heart(order))
+    image, maps = item["image_ED"].numpy()[0], item["maps_ED"].numpy()
+    assert maps.shape == (3, *SIZE, 10)
+    assert np.allclose(maps[0] * 3 + maps[1] * 1 + maps[2] * 2, image, atol=1e-4)
+    assert 0 <= maps.min() < maps.max() <= 1 + 1e-6
+
+
+def test_maps_are_smoothed_as_the_image_is():
+    item = VentricleCropd(STACK, (32, 32), 3.6)(long_heart())
+    maps = item["maps_ED"].numpy()
+    assert np.allclose(maps[0] * 3 + maps[1] * 1 + maps[2] * 2, item["image_ED"].numpy()[0], atol=1e-4)
+    assert ((maps > 0.05) & (maps < 0.95)).sum() > 200  # every other voxel would be 0 or 1
+
+
+@pytest.mark.parametrize("distance", [10.0, 8.0])
+def test_a_stack_returns_to_the_scans_own_grid(order, distance):
+    view = View(PHASES, "stack", "masks", stack_slices=12)
+    original, pipeline = long_heart(order, distance), Compose([VentricleCropd(view, SIZE, SPACING)])
+    item = pipeline(long_heart(order, distance))
+    item |= {f"pred{key[5:]}": MetaTensor(item[key].clone().as_tensor()) for key in ("image_ED", "image_ES")}
+    item["pred_maps_ED"] = MetaTensor(item["maps_ED"].clone().as_tensor())
+    back = Invertd(["pred_ED", "pred_maps_ED"], pipeline, ["image_ED", "maps_ED"], nearest_interp=False)(item)
+    assert back["pred_ED"].shape == original["image_ED"].shape
+    assert torch.allclose(back["pred_ED"].affine, original["image_ED"].affine)
+    labels, mask = map_labels(back["pred_maps_ED"].as_tensor(), 0).numpy(), original["mask_ED"].numpy()[0]
+    for label in (1, 2, 3):
+        ours, theirs = labels == label, mask == label
+        # Of slices 10 mm apart, those 8 mm apart are interpolated twice.
+        assert 2 * (ours & theirs).sum() / (ours.sum() + theirs.sum()) > (0.97 if distance == 10 else 0.87)
+
+
+def test_a_list_shows_whole_slices_from_base_to_apex(order):
+    item = VentricleCropd(LIST, SIZE, SPACING)(long_heart(order))
+    given = areas(long_heart(1)["image_ED"])
+    assert np.allclose(areas(item["image_ED"]), given[[2, 4, 6]], rtol=0.03)
+    lower = VentricleCropd(View(PHASES, ["mid", "apical"]), SIZE, SPACING)(long_heart(order))
+    assert torch.allclose(lower["image_ED"].as_tensor(), item["image_ED"][..., 1:].as_tensor(), atol=1e-5)
+
+
+def test_a_list_returns_to_its_own_slices_only(order):
+    crop = VentricleCropd(LIST, SIZE, SPACING)
+    back = crop.inverse({key: crop(long_heart(order))[key] for key in crop.keys})["image_ED"]
+    expected = {2, 4, 6} if order == 1 else {11 - 2, 11 - 4, 11 - 6}
+    assert set(np.flatnonzero(back.numpy().any((0, 1, 2)))) == expected
+
+
+def test_a_view_of_several_slices_needs_one_with_lv_and_rv():
+    item = long_heart()
+    for phase in PHASES:
+        mask = item[f"mask_{phase}"]
+        mask[0, ..., 2:6][mask[0, ..., 2:6] == 3] = 0
+        mask[0, ..., 6:][mask[0, ..., 6:] == 1] = 0
+    with pytest.raises(SubjectError, match="no slice shows LV and RV"):
+        VentricleCropd(STACK, SIZE, SPACING)(item)
+
+
+def test_moves_take_maps_along():
+    disc = torch.from_numpy((np.hypot(*np.mgrid[-32:32, -32:32]) < 12).astype(np.float32))
+    view = View(["ED"], anatomy="masks")
+    image = disc.expand(view.channels, -1, -1)
+    moved = RandAffineHeartd(["image"], 1, 0.3, 5, (0.8, 1.2), ["LVEDV"])({"image": image, "attributes": torch.ones(1)})
+    assert torch.equal(moved["image"][:1].expand(4, -1, -1), moved["image"])
+    assert float(moved["image"][1].sum() / disc.sum()) == pytest.approx(float(moved["attributes"]), rel=0.03)
+
+
+def test_contrast_changes_images_alike_and_maps_never():
+    view = View(PHASES, anatomy="masks")
+    image = torch.rand(1, 8, 8).expand(view.channels, -1, -1)
+    changed = RandAdjustContrastHeartd(view, keys=["image"], prob=1, gamma=[2, 3])({"image": image})["image"]
+    assert torch.equal(changed[0], changed[1])
+    assert (changed[0] - image[0]).abs().max() > 0.1
+    assert torch.equal(changed[2:], image[2:])
+
+
+def test_contrast_of_a_view_without_maps_is_monais():
+    image = torch.rand(2, 8, 8)
+    ours = RandAdjustContrastHeartd(PHASES, keys=["image"], prob=0.9, gamma=[0.5, 2]).set_random_state(4)
+    theirs = RandAdjustContrastd(keys=["image"], prob=0.9, gamma=[0.5, 2]).set_random_state(4)
+    for _ in range(5):
+        assert torch.equal(ours({"image": image})["image"], theirs({"image": image})["image"])
+
+
+def test_maps_have_the_volumes_of_the_masks(prepared, phantoms):
+    items = load_items(prepared / "datalist.json", phantoms, "training")
+    view = View(PHASES, "stack", "masks")
+    transform = Compose([LoadSubjectd(PHASES), VentricleCropd(view, SIZE, 2.5), ViewsToChannelsd(view)])
+    for item in items:
+        volumes = view.volumes(transform(item)["image"], spacing=2.5)
+        for name, value in volumes.items():
+            assert float(value) == pytest.approx(item[name], rel=0.01)

@@ -26,6 +26,7 @@ from scripts.engines import ATTRIBUTES, CODES, LOG_VARIANCES, CodeEvaluator
 from scripts.handlers import InferenceProgress
 from scripts.networks import VariationalAutoencoder
 from scripts.storage import write_json
+from scripts.views import View
 
 FILE = "calibration.json"
 VERSION = 1  # raise it when it is made or read in another way, so that no older one is taken for a present one
@@ -39,8 +40,8 @@ class Calibration:
 
     Args:
         checkpoint_sha256: of the weights that it belongs to.
-        settings: what it was made with: ``phases``, ``attributes``, ``level`` of the intervals, ``threshold`` of the
-            check and whatever tells it from another one.
+        settings: what it was made with: those of the ``View``, ``attributes``, ``level`` of the intervals,
+            ``threshold`` of the check and whatever tells it from another one.
         lines: attribute -> how its dimension tells it; empty where the attributes are not regularized.
         quantiles: attribute -> ``PERCENTILES`` of the training cohort.
         novelty: the check of the range.
@@ -99,6 +100,11 @@ class Calibration:
         write_json(path, bound | fitted | {"explained": self.explained})
 
     @property
+    def view(self) -> View:
+        """What the images show."""
+        return View.of(self.settings)
+
+    @property
     def attributes(self) -> tuple[str, ...]:
         """The attributes, in the order of their dimensions."""
         return tuple(self.settings["attributes"])
@@ -116,7 +122,7 @@ class Calibration:
     def novelty(self, codes: Any, log_variances: Any, image: Any, reconstruction: Any) -> Novelty:
         """How unusual one subject is: mean and log-variances of its code (D,), crop and reconstruction (C, H, W)."""
         single = (torch.as_tensor(part)[None] for part in (codes, log_variances, image, reconstruction))
-        read = readings(*single, phases=self.settings["phases"])
+        read = readings(*single, self.view)
         return self.novelty_model.judge(read, self.settings["threshold"])
 
     def cautions(self) -> list[str]:
@@ -169,7 +175,7 @@ class CalibrationSubjects:
     """What a calibration keeps of its subjects: numbers, no images. Attach it to a ``CodeEvaluator``.
 
     Args:
-        phases: of the images' channels.
+        view: of the images' channels.
         spacing: pixel size in mm.
         seed: of the simulated motion.
         with_faults: encode each image with every simulated fault too.
@@ -178,8 +184,8 @@ class CalibrationSubjects:
     ``read()`` maps ``none`` and each fault to its ``Readings``.
     """
 
-    def __init__(self, phases: Sequence[str], spacing: float, seed: int = 0, with_faults: bool = False) -> None:
-        self.phases, self.spacing, self.seed, self.with_faults = tuple(phases), spacing, seed, with_faults
+    def __init__(self, view: View, spacing: float, seed: int = 0, with_faults: bool = False) -> None:
+        self.view, self.spacing, self.seed, self.with_faults = view, spacing, seed, with_faults
         self.batches: dict[str, list[Readings]] = {}
         self.known: list[np.ndarray] = []
         self.images = ImageSums()
@@ -193,14 +199,14 @@ class CalibrationSubjects:
         """Forget the run before."""
         self.batches, self.known, self.images = {}, [], ImageSums()
         generator = torch.Generator().manual_seed(self.seed)
-        self.faults = crop_faults(self.phases, self.spacing, generator) if self.with_faults else {}
+        self.faults = crop_faults(self.view, self.spacing, generator) if self.with_faults else {}
 
     def collect(self, engine: CodeEvaluator) -> None:
         """Add one batch."""
         output = engine.state.output
         parts = [output[key] for key in (CODES, LOG_VARIANCES, Keys.IMAGE, Keys.PRED)]
-        self.batches.setdefault("none", []).append(readings(*parts, phases=self.phases))
-        self.images.add(output[Keys.IMAGE], output[Keys.PRED])
+        self.batches.setdefault("none", []).append(readings(*parts, self.view))
+        self.images.add(*(output[key][:, : self.view.images] for key in (Keys.IMAGE, Keys.PRED)))
         self.known.append(output[ATTRIBUTES].double().cpu().numpy())
         for name, fault in self.faults.items():
             read = self.encode(engine.network, fault(output[Keys.IMAGE]))
@@ -211,7 +217,7 @@ class CalibrationSubjects:
         network.eval()
         with torch.no_grad():
             codes, log_variances = network.encode(image)
-            return readings(codes, log_variances, image, network.decode(codes), self.phases)
+            return readings(codes, log_variances, image, network.decode(codes), self.view)
 
     def read(self) -> dict[str, Readings]:
         """All batches together, which replace them: their arrays are large."""
@@ -281,7 +287,7 @@ class Calibrator:
     def gather(self, name: str) -> CalibrationSubjects:
         """Encode the subjects of a dataset."""
         with_faults = name == TRAINING
-        subjects = CalibrationSubjects(self.settings["phases"], self.spacing, self.seed, with_faults)
+        subjects = CalibrationSubjects(View.of(self.settings), self.spacing, self.seed, with_faults)
         handlers = [subjects, InferenceProgress(f"calibrate, {name}")]
         self.evaluator(val_data_loader=self.dataloader(self.datasets[name]), val_handlers=handlers).run()
         return subjects

@@ -8,6 +8,7 @@ what else to look at (outlier exposure: Hendrycks et al., ICLR 2019; known trans
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from monai.transforms import Transform
 from scripts.cohort.attributes import slice_pixels
 from scripts.cohort.layout import read_mask
 from scripts.cohort.quality import QualityRules
+from scripts.views import View, as_view
 
 Fault = Callable[[torch.Tensor], torch.Tensor]
 OTHER_SLICE = "other_slice"
@@ -25,22 +27,41 @@ CYCLES = (4.0, 12.0)  # breaths, or heart beats, while all lines of k-space are 
 MIN_PIXELS = QualityRules.min_pixels
 
 
-def crop_faults(phases: Sequence[str], spacing: float, generator: torch.Generator) -> dict[str, Fault]:
+def crop_faults(view: View | Sequence[str], spacing: float, generator: torch.Generator) -> dict[str, Fault]:
     """Name to what makes the fault in crops (B, C, H, W) in [0, 1].
 
+    Occupancy maps follow a mirrored or exchanged scan, whose masks would be so, too; motion and contrast leave them.
+
     Args:
-        phases: exchanged where there are two.
+        view: of the channels, or phases; these are exchanged where there are two.
         spacing: pixel size in mm.
         generator: draws the motion.
     """
+    view = as_view(view)
     faults: dict[str, Fault] = {
-        "motion": lambda image: ghosting(image, spacing, generator),
-        "inverted": lambda image: 1 - image,
+        "motion": lambda image: of_images(image, view, partial(ghosting, spacing=spacing, generator=generator)),
+        "inverted": lambda image: of_images(image, view, inverted),
         "mirrored": lambda image: image.flip(-2),  # the crop keeps the RV on the left, so up and down change sides
     }
-    if len(phases) == 2:
-        faults["swapped"] = lambda image: torch.cat(image.chunk(2, dim=1)[::-1], dim=1)
+    if len(view.phases) == 2:
+        faults["swapped"] = lambda image: swapped(image, view)
     return faults
+
+
+def of_images(image: torch.Tensor, view: View, fault: Fault) -> torch.Tensor:
+    """Make a fault in the images alone of all channels (B, C, H, W)."""
+    return torch.cat([fault(image[:, : view.images]), image[:, view.images :]], dim=1)
+
+
+def inverted(image: torch.Tensor) -> torch.Tensor:
+    """Black for white; slices beyond the scan, which are all zero, stay so."""
+    return torch.where(image.flatten(2).any(2)[..., None, None], 1 - image, image)
+
+
+def swapped(image: torch.Tensor, view: View) -> torch.Tensor:
+    """ED for ES, in all channels (B, C, H, W)."""
+    parts = image[:, : view.images], image[:, view.images :]
+    return torch.cat([phase for part in parts for phase in part.chunk(2, dim=1)[::-1]], dim=1)
 
 
 def ghosting(image: torch.Tensor, spacing: float, generator: torch.Generator) -> torch.Tensor:
@@ -71,7 +92,7 @@ class OtherSlice(Transform):
     """Point a datalist item to a slice of the apical half instead of its basal one; in front of ``LoadSubjectd``.
 
     The slice is drawn, always the same for the same subject. A heart without another slice that shows LV and RV keeps
-    its own.
+    its own. A view of several slices then begins there, as where the base was missed.
 
     Args:
         phases: that get another ``basal_slice_<phase>``.

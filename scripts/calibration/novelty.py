@@ -27,6 +27,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from scripts.losses import kl_divergence
+from scripts.views import View, as_view
 
 MARGIN = 1.5  # standard deviations
 SCALES = (0.5, 1.0, 2.0, 4.0)  # pixels
@@ -78,20 +79,22 @@ def readings(
     log_variances: torch.Tensor,
     image: torch.Tensor,
     reconstruction: torch.Tensor,
-    phases: Sequence[str],
+    view: View | Sequence[str],
 ) -> Readings:
-    """Read a batch.
+    """Read a batch: of what is shown, the images alone, since occupancy maps are not of the scanner.
 
     Args:
         codes, log_variances: (B, D) of q(z|x).
-        image, reconstruction: (B, C, H, W), channels phase by phase.
-        phases: their names.
+        image, reconstruction: all channels (B, C, H, W).
+        view: of the channels, or phases.
     """
+    view = as_view(view)
     tensors = (torch.as_tensor(part).detach().cpu().double() for part in (codes, log_variances, image, reconstruction))
     codes, log_variances, image, reconstruction = tensors
+    image, reconstruction = image[:, : view.images], reconstruction[:, : view.images]
     error = (image - reconstruction).square()
-    of_phase = torch.stack([part.mean((1, 2, 3)) for part in error.chunk(len(phases), dim=1)])
-    named = {f"error_{phase}": values for phase, values in zip(phases, of_phase, strict=True)}
+    of_phase = torch.stack([part.mean((1, 2, 3)) for part in error.chunk(len(view.phases), dim=1)])
+    named = {f"error_{phase}": values for phase, values in zip(view.phases, of_phase, strict=True)}
     named["kl"] = kl_divergence(codes, log_variances)
     indicators = {name: np.log(values.numpy() + TINY) for name, values in named.items()}
     return Readings(indicators, codes.numpy(), features(codes, log_variances, image, image - reconstruction))

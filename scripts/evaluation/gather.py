@@ -19,6 +19,7 @@ from scripts.evaluation.study import LOG, METRICS, Run, execute, read_metrics
 from scripts.evaluation.tables import PAPER_COLUMNS, SOUND_COLUMNS, markdown_table, number
 from scripts.figures import reconstruction_figure
 from scripts.storage import atomic_path, output_folder, write_csv
+from scripts.views import View
 
 # Of a run's metrics.json: title -> keys.
 IMAGES = {quality: ("images", "All", quality) for quality in QUALITIES} | {"KID": ("realism", "kid")}
@@ -191,9 +192,9 @@ def input_figures(results: Mapping[Run, Mapping[str, Any]]) -> Iterator[tuple[st
     if alike:
         examples = {run.method: read(run.folder / METRICS.parent / "examples.pt") for run in alike}
         first = next(iter(examples.values()))
-        phases = next(iter(results.values()))["description"]["data"]["phases"]
+        view = View.of(next(iter(results.values()))["description"]["data"])
         pictures = {method: example["reconstructions"] for method, example in examples.items()}
-        yield "reconstructions", reconstruction_figure(first["images"], pictures, phases)
+        yield "reconstructions", reconstruction_figure(first["images"], pictures, view)
     points = [point for point in pareto_points(results) if math.isfinite(point["x"]) and math.isfinite(point["y"])]
     if points:
         labels = ("SSIM on test subjects, mean ± SD of seeds", "partial SCC on test subjects, mean ± SD of seeds")

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from scripts.charts import correlation_figure, curves_figure, read_scalars, scatter_figure
 from scripts.checkpoint import save
-from scripts.evaluation.images import quality_summary
+from scripts.evaluation.images import dice_summary, quality_summary
 from scripts.evaluation.interpretability import MODEL, CodeRow, both_protocols, code_rows
 from scripts.evaluation.samples import GeneratedSamples, SamplePairs
 from scripts.evaluation.tables import all_tables, table_rows, to_markdown
@@ -22,6 +22,7 @@ from scripts.figures import reconstruction_figure, samples_figure, traversal_fig
 from scripts.metrics import partial_correlations, spearman
 from scripts.networks import VariationalAutoencoder
 from scripts.storage import atomic_path, output_folder, write_csv, write_json
+from scripts.views import View
 
 METHODS = {
     ("introspective", True): "AR-SIVAE",
@@ -83,7 +84,7 @@ class EvaluationReport:
         self.tensorboard_dir = Path(tensorboard_dir)
         self.warmup_epochs: int = description["training"].get("warmup_epochs", 0)
         self.names: list[str] = list(description["data"]["attributes"])
-        self.phases: list[str] = list(description["data"]["phases"])
+        self.view = View.of(description["data"])
         self.seed: int = description["seed"]
 
     def write(self) -> None:
@@ -123,7 +124,8 @@ class EvaluationReport:
         return {
             "description": self.description | found,
             "subjects": {"training": len(training.subjects), self.description["section"]: len(test.subjects)},
-            "images": quality_summary(self.test["quality"].rows, self.phases, self.seed),
+            "images": quality_summary(self.test["quality"].rows, self.view.phases, self.seed),
+            "anatomy": dice_summary(self.test["quality"].rows, self.view.phases, self.seed),
             "interpretability": both_protocols(codes, training.attributes, test.attributes, self.names, self.seed),
         }
 
@@ -167,14 +169,14 @@ class EvaluationReport:
         method = self.description["method"]
         if len(examples.images):
             pictures = {method: examples.reconstructions}
-            yield "reconstructions", reconstruction_figure(examples.images, pictures, self.phases)
+            yield "reconstructions", reconstruction_figure(examples.images, pictures, self.view)
         if self.description["model"]["regularize"]:
             mean_codes = torch.as_tensor(training.codes, dtype=torch.float32, device=device_of(self.network))
             self.network.eval()
             yield (
                 "walks",
                 traversal_figure(
-                    self.network, mean_codes, self.names, self.phases, spearman(test.codes, test.attributes)
+                    self.network, mean_codes, self.names, self.view, spearman(test.codes, test.attributes)
                 ),
             )
         own = [array[:, codes.dimensions] for array in (codes.training, codes.test)]
@@ -187,7 +189,7 @@ class EvaluationReport:
         with suppress(FileNotFoundError):  # the log of a training may have been left elsewhere
             yield "curves", curves_figure(read_scalars(self.tensorboard_dir), self.warmup_epochs)
         if len(pairs.samples):
-            yield "samples", samples_figure(*pairs, self.phases, "distance in feature space")
+            yield "samples", samples_figure(*pairs, self.view, "distance in feature space")
 
 
 def device_of(network: torch.nn.Module) -> torch.device:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -64,12 +64,12 @@ class GeneratedSamples:
             ``kid`` and ``frechet`` with their references, the same distances of training images, and ``memorization``;
             and the most suspicious pairs.
         """
-        batches = list(self.images())
-        images, generated = (torch.cat(parts) for parts in zip(*batches, strict=True))
+        generated = torch.cat([self.features(images).double().cpu() for images in self.images()])
         copies = memorization(training, test, generated.numpy())
         order, nearest, distances = (copies.pop(key)[: self.shown] for key in ("generated", "train", "distance"))
+        images = self.pick(order.tolist())
         scans = [torch.as_tensor(self.dataset[int(row)]["image"]) for row in nearest]
-        pairs = SamplePairs(images[order.tolist()], torch.stack(scans) if scans else images[:0], distances)
+        pairs = SamplePairs(images, torch.stack(scans) if scans else images, distances)
         # The Fréchet distance falls with the number of images: it and its reference are taken of equally many.
         count = min(self.count, len(training))
         alike = np.random.default_rng(self.seed).permutation(training)[:count]
@@ -81,7 +81,14 @@ class GeneratedSamples:
             "memorization": copies,
         }, pairs
 
-    def images(self):
-        """Batches of images and their features, on the CPU."""
-        for images in generate(self.network, self.count, self.batch_size, self.seed, self.device):
-            yield images.cpu(), self.features(images).double().cpu()
+    def images(self) -> Iterator[torch.Tensor]:
+        """Batches of images, on the device: the same whenever they are asked for."""
+        return generate(self.network, self.count, self.batch_size, self.seed, self.device)
+
+    def pick(self, rows: Sequence[int]) -> torch.Tensor:
+        """Some of the images, on the CPU; drawn again, since all those of a whole heart would fill the memory."""
+        found, first = {}, 0
+        for images in self.images():
+            found |= {row: images[row - first].cpu() for row in rows if 0 <= row - first < len(images)}
+            first += len(images)
+        return torch.stack([found[row] for row in rows]) if rows else images[:0].cpu()

@@ -36,6 +36,7 @@ def all_tables(metrics: Mapping[str, Any]) -> list[Table]:
     who = f"{description['method']}, seed {description['seed']}, {count} {description['section']} subjects"
     tables = [
         image_table(metrics["images"], who, description),
+        anatomy_table(metrics.get("anatomy", {}), who),
         paper_table(interpretability["paper"], who),
         attribute_table(interpretability["paper"][MODEL], who),
         sound_table(interpretability["sound"], who, metrics["subjects"]["training"]),
@@ -56,6 +57,12 @@ def image_table(images: Mapping[str, Any], who: str, description: Mapping[str, A
     )
     rows = {group: {quality: values[quality] for quality in QUALITIES} for group, values in images.items()}
     return Table("images", "Reconstruction (layout of Table 1)", note, rows)
+
+
+def anatomy_table(anatomy: Mapping[str, Any], who: str) -> Table:
+    """Dice of decoded occupancy maps; no rows where the view has none."""
+    note = f"{who}. Dice of decoded maps against those of the masks, over all slices; means over subjects."
+    return Table("anatomy", "Decoded anatomy", note, anatomy)
 
 
 def paper_table(paper: Mapping[str, Any], who: str) -> Table:

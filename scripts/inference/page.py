@@ -12,6 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -26,9 +27,20 @@ from scripts.calibration.novelty import Novelty
 from scripts.calibration.volumes import Estimate
 from scripts.cohort.attributes import UNITS
 from scripts.cohort.layout import PREDICTED
-from scripts.figures import DIFFERENCE_LIMIT, LARGE, NORMAL, SMALL, WIDTH, attribute_name
+from scripts.figures import (
+    DIFFERENCE_LIMIT,
+    LARGE,
+    NORMAL,
+    OUTLINE_NOTE,
+    SMALL,
+    WIDTH,
+    attribute_name,
+    outlines,
+    pictures,
+)
 from scripts.inference.results import Result
 from scripts.storage import atomic_path
+from scripts.views import View, as_view
 
 DPI = 120
 LEFT, TOP, BOTTOM = 0.45, 0.5, 1.35  # inches around the images
@@ -64,7 +76,7 @@ class Page:
     """Draw pages one after another: what all have in common is drawn once, which makes the others fast.
 
     Args:
-        channels: name of each channel of the images.
+        view: of the channels of the images, or phases; of each phase the pictured slices are shown.
         quantiles: attribute -> ``PERCENTILES`` of the training cohort; of an attribute without any, the distribution is
             not shown.
         level: of the estimates' intervals.
@@ -73,21 +85,26 @@ class Page:
 
     def __init__(
         self,
-        channels: Sequence[str],
+        view: View | Sequence[str],
         quantiles: Mapping[str, np.ndarray | None],
         level: float = 0.95,
         warning: str = "",
     ) -> None:
-        self.channels = tuple(channels)
-        height = TOP + BOTTOM + max(len(channels) * (CELL + PAD), Strips.height(quantiles))
+        self.view = as_view(view)
+        names = [self.view.slice_names[index] for index in self.view.pictured]
+        self.names = [phase if len(names) == 1 else f"{phase}, {name}" for phase in self.view.phases for name in names]
+        height = TOP + BOTTOM + max(len(self.names) * (CELL + PAD), Strips.height(quantiles))
         self.figure = Figure(figsize=(WIDTH, height), dpi=DPI)
         self.canvas = FigureCanvasAgg(self.figure)
-        self.images = [self.image_row(row, name) for row, name in enumerate(channels)]
+        self.images = [self.image_row(row, name) for row, name in enumerate(self.names)]
+        self.outlines = [[self.outline(image) for image in row[:2]] for row in self.images if self.view.mapped]
         self.strips = Strips(self, quantiles, level) if quantiles else None
         self.text(LEFT, height - 0.14, warning, fontsize=NORMAL, weight="bold", color=WARNING)
         self.mask_note = self.text(LEFT, 0.8, "", fontsize=NORMAL)
         self.range_note = self.text(LEFT, 0.42, "", fontsize=NORMAL)
         self.text(LEFT, 0.12, FOOTER, fontsize=SMALL, color="0.35")
+        if self.view.mapped:
+            self.text(LEFT, 1.17, OUTLINE_NOTE.replace(": ", ":\n"), fontsize=SMALL)
         self.difference_bar()
         for artist in self.moving():
             artist.set_animated(True)
@@ -118,9 +135,14 @@ class Page:
                 axis.set_ylabel(name, fontsize=LARGE, weight="bold", labelpad=4)
         return shown
 
+    @staticmethod
+    def outline(image: AxesImage) -> AxesImage:
+        """A place for the outlines of maps over an image."""
+        return image.axes.imshow(np.zeros((2, 2, 4)))
+
     def difference_bar(self) -> None:
         """The scale of the differences, below them."""
-        left, top = LEFT + 2 * (CELL + PAD), TOP + len(self.channels) * (CELL + PAD) + 0.06
+        left, top = LEFT + 2 * (CELL + PAD), TOP + len(self.names) * (CELL + PAD) + 0.06
         axis = self.figure.add_axes(self.box(left + 0.1, top, CELL - 0.2, 0.09))
         bar = self.figure.colorbar(self.images[0][2], cax=axis, orientation="horizontal")
         bar.set_ticks(
@@ -131,19 +153,23 @@ class Page:
     def moving(self) -> list[Artist]:
         """What differs between two pages."""
         strips = self.strips.moving() if self.strips else []
-        return [*(image for row in self.images for image in row), *strips, self.mask_note, self.range_note]
+        images = (image for rows in (self.images, self.outlines) for row in rows for image in row)
+        return [*images, *strips, self.mask_note, self.range_note]
 
     def draw(self, result: Result, path: str | os.PathLike) -> None:
         """Write the page of one subject as PNG.
 
         Args:
-            result: its images (C, H, W) have the page's channels.
+            result: its images (C, H, W) have the channels of the page's view.
             path: target; its folder must exist.
         """
-        for row, scan, reconstruction in zip(self.images, result.image, result.reconstruction, strict=True):
+        pairs = [self.rows(values) for values in (result.image, result.reconstruction)]
+        for row, (scan, _), (reconstruction, _) in zip(self.images, *pairs, strict=True):
             for shown, image in zip(row, (scan, reconstruction, reconstruction - scan), strict=True):
-                shown.set_data(image)
-                shown.set_extent((-0.5, image.shape[1] - 0.5, image.shape[0] - 0.5, -0.5))
+                show(shown, image, image.shape)
+        for row, *both in zip(self.outlines, *pairs, strict=bool(self.outlines)):
+            for shown, (image, maps) in zip(row, both, strict=True):
+                show(shown, outlines(maps), image.shape)
         if self.strips:
             self.strips.update(result)
         self.mask_note.set_text(mask_sentence(result.item))
@@ -154,6 +180,15 @@ class Page:
         with atomic_path(path) as part:
             Image.fromarray(np.asarray(self.canvas.buffer_rgba())[..., :3]).save(part, compress_level=4)
 
+    def rows(self, values: np.ndarray) -> list[tuple[np.ndarray, torch.Tensor | None]]:
+        """Image (H, W) and maps (3, H, W) of each row, of all channels (C, H, W)."""
+        slices = list(pictures(torch.as_tensor(values)[None], self.view))
+        return [
+            (each.images[0, phase].numpy(), None if each.maps is None else each.maps[0, phase])
+            for phase in range(len(self.view.phases))
+            for each in slices
+        ]
+
     def mark_range(self, result: Result) -> None:
         """Say whether the scan is in range, in a frame when it is not."""
         outside = result.novelty is not None and bool(result.novelty.out_of_range)
@@ -161,6 +196,12 @@ class Page:
         self.range_note.set_weight("bold" if outside else "normal")
         frame = {"boxstyle": "square,pad=0.45", "facecolor": "white", "edgecolor": INK, "linewidth": 2}
         self.range_note.set_bbox(frame if outside else None)
+
+
+def show(shown: AxesImage, picture: np.ndarray, shape: Sequence[int]) -> None:
+    """Put a picture in a place where an image of a shape (H, W) fits."""
+    shown.set_data(picture)
+    shown.set_extent((-0.5, shape[1] - 0.5, shape[0] - 0.5, -0.5))
 
 
 class Strips:

@@ -16,7 +16,7 @@ from scripts.storage import csv_writer, output_folder, write_csv, write_json
 RECORD = "result.json"
 SETTINGS = "inference_settings.json"
 TABLES = ("codes", "attributes")
-OUTPUTS = (RECORD, "page.png", "reconstruction_*.nii.gz", "difference_*.nii.gz")
+OUTPUTS = (RECORD, "page.png", "reconstruction_*.nii.gz", "difference_*.nii.gz", "segmentation_*.nii.gz")
 VERSION = 1  # raise it when results are made in another way, so that those of an older version are redone
 
 

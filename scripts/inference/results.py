@@ -19,6 +19,7 @@ from scripts.checkpoint import fingerprint
 from scripts.cohort.attributes import DERIVED, VOLUMES
 from scripts.cohort.layout import SubjectError
 from scripts.engines import CODES, LOG_VARIANCES
+from scripts.views import View, as_view
 
 
 @dataclass(frozen=True)
@@ -42,17 +43,18 @@ class Result:
 
 
 def find_calibration(
-    ckpt_path: str | os.PathLike, checkpoint: str, phases: Sequence[str], attributes: Sequence[str]
+    ckpt_path: str | os.PathLike, checkpoint: str, view: View | Sequence[str], attributes: Sequence[str]
 ) -> Calibration | None:
     """The calibration beside a checkpoint; None, with a warning that says what to do, where there is none of it.
 
     Args:
         ckpt_path: the checkpoint.
         checkpoint: its SHA-256.
-        phases, attributes: those of the inference.
+        view: of the inference, or its phases.
+        attributes: those of the inference.
 
     Raises:
-        ValueError: when the calibration knows other phases or attributes.
+        ValueError: when the calibration is of another view or other attributes.
     """
     path = Path(ckpt_path).with_name(FILE)
     try:
@@ -63,14 +65,20 @@ def find_calibration(
             "estimates in mL and no check of the range."
         )
         return None
-    asked = {"phases": list(phases), "attributes": list(attributes)}
+    known = calibration.settings | View.of(calibration.settings).settings
+    asked = as_view(view).settings | {"attributes": list(attributes)}
     for name, values in asked.items():
-        if calibration.settings[name] != values:
+        if known[name] != values:
             raise ValueError(
-                f"calibration '{path}' is for {name} {', '.join(calibration.settings[name])}, not for "
-                f"{', '.join(values)}; use the configs and overlays of the training."
+                f"calibration '{path}' is for {name} {listed(known[name])}, not for {listed(values)}; use the configs "
+                "and overlays of the training."
             )
     return calibration
+
+
+def listed(values: Any) -> str:
+    """A setting for people."""
+    return ", ".join(values) if isinstance(values, list) else str(values)
 
 
 def calibration_hash(ckpt_path: str | os.PathLike, calibration: Calibration | None) -> str | None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from ignite.engine import Engine, Events
 
 from scripts.calibration.calibration import Calibration
@@ -16,8 +17,10 @@ from scripts.inference.page import Page
 from scripts.inference.records import Records
 from scripts.inference.results import attribute_row, code_row, result_of
 from scripts.storage import output_folder
+from scripts.views import View, as_view, map_labels
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+SEGMENTATION = "segmentation"
 VOLUMES = {"pred": "reconstruction", "difference": "difference"}  # of the evaluator's output -> name of the file
 
 
@@ -30,9 +33,10 @@ class ResultsWriter:
         records: of the folder.
         items: the subjects, as ``find_items`` gives them.
         attributes: names of the regularized attributes; dimension k belongs to attribute k.
-        phases: of the images.
+        view: of the images, or phases.
         calibration: gives estimates and the check of the range, where there is one.
-        volumes: write ``reconstruction_<phase>.nii.gz`` and ``difference_<phase>.nii.gz``, in the scan's own grid.
+        volumes: write ``reconstruction_<phase>.nii.gz`` and ``difference_<phase>.nii.gz``, in the scan's own grid, and
+            ``segmentation_<phase>.nii.gz`` where the model decodes occupancy maps.
         pages: draw ``page.png``.
     """
 
@@ -41,15 +45,15 @@ class ResultsWriter:
         records: Records,
         items: Sequence[Mapping[str, Any]],
         attributes: Sequence[str],
-        phases: Sequence[str],
+        view: View | Sequence[str],
         calibration: Calibration | None = None,
         volumes: bool = True,
         pages: bool = True,
     ) -> None:
-        self.records, self.attributes, self.phases = records, tuple(attributes), tuple(phases)
+        self.records, self.attributes, self.view = records, tuple(attributes), as_view(view)
         self.items = {item["subject"]: item for item in items}
         self.calibration, self.volumes = calibration, volumes
-        self.page = page_of(phases, attributes, calibration) if pages else None
+        self.page = page_of(self.view, attributes, calibration) if pages else None
         self.failures: list[Failure] = []
         self.written = 0
 
@@ -77,7 +81,7 @@ class ResultsWriter:
         result = result_of(item, output, self.calibration)
         folder = self.records.begin(item)
         if self.volumes:
-            write_volumes(folder, item, output, self.phases)
+            write_volumes(folder, item, output, self.view)
         if self.page:
             self.page.draw(result, folder / "page.png")
         level = self.calibration.level if self.calibration else None
@@ -96,26 +100,32 @@ class ResultsWriter:
         output_folder(self.records.folder)
 
 
-def page_of(phases: Sequence[str], attributes: Sequence[str], calibration: Calibration | None) -> Page:
-    """The page for these phases and attributes, with the calibration's distributions."""
+def page_of(view: View | Sequence[str], attributes: Sequence[str], calibration: Calibration | None) -> Page:
+    """The page for this view and these attributes, with the calibration's distributions."""
     if calibration is None:
-        return Page(phases, dict.fromkeys(attributes))
+        return Page(view, dict.fromkeys(attributes))
     quantiles = {name: calibration.quantiles(name) for name in attributes}
-    return Page(phases, quantiles, calibration.level, "  ".join(calibration.cautions()))
+    return Page(view, quantiles, calibration.level, "  ".join(calibration.cautions()))
 
 
-def write_volumes(folder: Path, item: Mapping[str, Any], output: Mapping[str, Any], phases: Sequence[str]) -> None:
+def write_volumes(folder: Path, item: Mapping[str, Any], output: Mapping[str, Any], view: View | Sequence[str]) -> None:
     """Write a subject's reconstructions, and their differences to the scan, with the header of the scan.
 
     Intensities are those of the normalized crop, 0 to 1 for the scan's 1st to 99th percentile; outside of the crop, 0.
+    Decoded maps become labels, those of the masks.
 
     Args:
         folder: of the subject.
         item: ``scan_<phase>`` is the scan's path.
-        output: ``pred_<phase>`` and ``difference_<phase>`` (1, X, Y, Z), in the scan's grid.
-        phases: to write.
+        output: ``pred_<phase>`` and ``difference_<phase>`` (1, X, Y, Z), and ``pred_maps_<phase>`` (3, X, Y, Z) where
+            the view has maps, in the scan's grid.
+        view: of what is to be written, or phases.
     """
-    for phase in phases:
+    view = as_view(view)
+    for phase in view.phases:
         for key, name in VOLUMES.items():
             voxels = output[f"{key}_{phase}"][0].cpu().numpy()
             write_like(folder / f"{name}_{phase}.nii.gz", voxels, item[f"scan_{phase}"])
+    for phase in view.mapped:
+        labels = map_labels(torch.as_tensor(output[f"pred_maps_{phase}"]), axis=0).cpu().numpy()
+        write_like(folder / f"{SEGMENTATION}_{phase}.nii.gz", labels, item[f"scan_{phase}"])

@@ -88,5 +88,6 @@ class ModelConfig:
         with torch.device("meta"):
             self.network: nn.Module = parser.get_parsed_content("network_def")
         self.settings: dict[str, Any] = parser.get_parsed_content("settings")
-        keys = ("spatial_size", "latent_dim", "phases", "attributes")
+        keys = ("spatial_size", "latent_dim", "attributes")
         self.values: dict[str, Any] = {key: parser.get_parsed_content(key) for key in keys}
+        self.values |= parser.get_parsed_content("view").settings

@@ -10,6 +10,7 @@ from typing import Any
 
 from scripts.packaging.contents import METADATA
 from scripts.packaging.findings import Finding
+from scripts.views import View
 
 VERSION = re.compile(r"\d+\.\d+\.\d+")
 REQUIRED = (
@@ -76,11 +77,13 @@ def of_model(metadata: Mapping[str, Any], values: Mapping[str, Any], sha256: str
 
     Args:
         metadata: of the checkout, whose shapes are those of the paper's settings.
-        values: ``spatial_size``, ``latent_dim``, ``phases`` and ``attributes`` of the weights' config.
+        values: ``spatial_size``, ``latent_dim``, ``attributes`` and what makes a ``View`` of the weights' config.
         sha256: of the weights.
     """
     content = json.loads(json.dumps(metadata))
-    channels = {str(k): phase for k, phase in enumerate(values["phases"])}
+    view = View.of(values)
+    content["image_classes"] = content["image_classes"].replace(View().description, view.description)
+    channels = {str(k): name for k, name in enumerate(view.channel_names)}
     dimensions = {str(k): name for k, name in enumerate(values["attributes"])}
     for network in ("network", "encoder", "decoder"):
         for tensors in content[f"{network}_data_format"].values():

@@ -7,7 +7,7 @@ every channel is repeated three times; and the features of the target belong to 
 holds losses and gradients of the trainers against it, and ``tests.benchmarks.step`` their speed.
 
 The normalization is that of this project: L_r and L_KL are sums per sample, and s = 1/N scales both, with N values per
-image (C, H, W).
+image (C, H, W). Occupancy maps of LV, Myo and RV, which the paper has not, are further channels and not counted in N.
 """
 
 from __future__ import annotations
@@ -27,7 +27,10 @@ Perceptual = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 class Weights(NamedTuple):
-    """The weights of the equations, under the names of ``train.json``."""
+    """The weights of the equations, under the names of ``train.json``.
+
+    The images of ``phases`` phases are the first ``images`` channels; without a number, all channels are images.
+    """
 
     mse_weight: float
     perceptual_weight: float
@@ -37,6 +40,10 @@ class Weights(NamedTuple):
     beta_rec: float = 1.0
     beta_neg: float = 1.0
     eta: float = 0.0
+    segmentation_weight: float = 0.0
+    introspective_maps: bool = False
+    images: int | None = None
+    phases: int = 2
 
 
 def attribute_loss(codes: torch.Tensor, attributes: torch.Tensor, delta: float) -> torch.Tensor:
@@ -62,14 +69,42 @@ def l_kl(mean: torch.Tensor, log_variance: torch.Tensor) -> torch.Tensor:
     return -0.5 * (1 + log_variance - mean**2 - torch.exp(log_variance)).sum(dim=1)
 
 
-def l_r(x: torch.Tensor, y: torch.Tensor, weights: Weights, perceptual: Perceptual | None) -> torch.Tensor:
-    """L_r(x, y) = mse_weight * sum (x - y)² + perceptual_weight * N * P(x, y), (B, C, H, W) twice to (B,)."""
+def l_r(
+    x: torch.Tensor, y: torch.Tensor, weights: Weights, perceptual: Perceptual | None, with_maps: bool = True
+) -> torch.Tensor:
+    """L_r(x, y) = mse_weight * sum (x - y)² + N * (perceptual_weight * P(x, y) + segmentation_weight * S(x, y)).
+
+    The first two are of the images; S is of the maps behind them. (B, C, H, W) twice to (B,).
+    """
+    maps = [values[:, weights.images :] for values in (x, y)] if weights.images else []
+    x, y = x[:, : weights.images], y[:, : weights.images]
+    values_per_image = x.shape[1] * x.shape[2] * x.shape[3]
     error = weights.mse_weight * ((x - y) ** 2).sum(dim=(1, 2, 3))
+    if maps and with_maps:
+        error = error + weights.segmentation_weight * values_per_image * segmentation_error(*maps, weights.phases)
     if perceptual is None:
         return error
-    values_per_image = x.shape[1] * x.shape[2] * x.shape[3]
     distances = [perceptual(x[:, [channel]], y[:, [channel]]) for channel in range(x.shape[1])]
     return error + weights.perceptual_weight * values_per_image * sum(distances) / len(distances)
+
+
+def segmentation_error(x: torch.Tensor, y: torch.Tensor, phases: int) -> torch.Tensor:
+    """S of given maps x and decoded ones y, (B, phases * slices * 3, H, W): soft Dice loss plus cross-entropy, (B,)."""
+    slices = x.shape[1] // 3
+    dice, entropy = [], []
+    for number in range(slices):
+        of_slice = slice(3 * number, 3 * number + 3)
+        background = [1 - maps[:, of_slice].sum(dim=1) for maps in (x, y)]
+        pairs = [(x[:, k], y[:, k]) for k in range(3 * number, 3 * number + 3)] + [tuple(background)]
+        entropy.append(-sum(given * torch.log(decoded + 1e-6) for given, decoded in pairs).mean(dim=(1, 2)))
+    for phase in range(phases):
+        for structure in range(3):
+            first = phase * slices // phases
+            channels = [3 * number + structure for number in range(first, first + slices // phases)]
+            given, decoded = x[:, channels], y[:, channels]
+            overlap = 2 * (given * decoded).sum(dim=(1, 2, 3)) + 1e-5
+            dice.append(1 - overlap / ((given**2).sum(dim=(1, 2, 3)) + (decoded**2).sum(dim=(1, 2, 3)) + 1e-5))
+    return sum(dice) / len(dice) + sum(entropy) / len(entropy)
 
 
 def reparametrize(mean: torch.Tensor, log_variance: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
@@ -167,7 +202,7 @@ def vae_step(
     Returns:
         The terms that ``VAETrainer`` reports. The gradients stay with the parameters.
     """
-    s = 1 / image[0].numel()
+    s = 1 / image[0, : weights.images].numel()
     mean, log_variance = network.encode(image)
     z = reparametrize(mean, log_variance, noise["codes"])
     attribute = attribute_loss(z, attributes, weights.delta) if weights.gamma else z.new_zeros(())
@@ -232,7 +267,7 @@ def encoder_step(
     gamma * L_attr + s * (beta_rec * L_r(x, D(z)) + beta_kl * L_KL(x))
     + 1/4 * sum over g in {D(z), D(prior)} of mean exp(-2 s * (beta_rec * L_r(g, D(z_g)) + beta_neg * L_KL(g)))
     """
-    s = 1 / image[0].numel()
+    s = 1 / image[0, : weights.images].numel()
     network.encoder.requires_grad_(True)
     network.decoder.requires_grad_(False)
 
@@ -250,7 +285,8 @@ def encoder_step(
     for name, fake in fakes.items():
         mean_g, log_variance_g = network.encode(fake)
         z_g = reparametrize(mean_g, log_variance_g, noise[name])
-        error_g, kl_g = l_r(fake, network.decode(z_g), weights, perceptual), l_kl(mean_g, log_variance_g)
+        error_g = l_r(fake, network.decode(z_g), weights, perceptual, weights.introspective_maps)
+        kl_g = l_kl(mean_g, log_variance_g)
         likelihood = torch.exp(-2 * s * (weights.beta_rec * error_g + weights.beta_neg * kl_g)).mean()
         loss = loss + likelihood / 4
         terms |= {f"kl_{name}": kl_g.mean(), f"log_exp_elbo_{name}": likelihood.log()}
@@ -276,7 +312,7 @@ def decoder_step(
     s * beta_rec * L_r(x, D(z))
     + s/2 * sum over g in {D(z), D(prior)} of (eta * beta_rec * L_r(g detached, D(z_g detached)) + beta_kl * L_KL(g))
     """
-    s = 1 / image[0].numel()
+    s = 1 / image[0, : weights.images].numel()
     network.encoder.requires_grad_(False)
     network.decoder.requires_grad_(True)
 
@@ -288,7 +324,7 @@ def decoder_step(
         loss = loss + (s * weights.beta_kl * l_kl(mean_g, log_variance_g)).mean() / 2
         if weights.eta:
             z_g = reparametrize(mean_g, log_variance_g, noise[f"{name}_again"]).detach()
-            error_g = l_r(fake.detach(), network.decode(z_g), weights, perceptual)
+            error_g = l_r(fake.detach(), network.decode(z_g), weights, perceptual, weights.introspective_maps)
             loss = loss + (s * weights.eta * weights.beta_rec * error_g).mean() / 2
 
     optimizer.zero_grad()

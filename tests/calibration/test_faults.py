@@ -5,6 +5,7 @@ import torch
 from scripts.calibration.faults import OtherSlice, crop_faults, towards_apex
 from scripts.cohort.datalist import load_items
 from scripts.cohort.layout import read_mask
+from scripts.views import View
 
 PHASES = ("ED", "ES")
 
@@ -56,3 +57,18 @@ def test_another_slice_is_of_the_apical_half_and_always_the_same(prepared, phant
         slices = towards_apex(read_mask(item[f"mask_{phase}"], item[f"frame_{phase}"]), item[f"basal_slice_{phase}"])
         assert moved[f"basal_slice_{phase}"] in slices[len(slices) // 2 :]
         assert np.isin(item[f"basal_slice_{phase}"], slices)
+
+
+def test_faults_of_a_whole_heart_are_those_of_its_scan():
+    view = View(PHASES, "stack", "masks", stack_slices=3)
+    image = torch.rand(2, view.channels, 16, 16, generator=torch.Generator().manual_seed(0))
+    image[:, 2] = 0  # beyond the scan
+    made = {name: fault(image) for name, fault in faults(phases=view).items()}
+    maps = slice(view.images, None)
+    for name in ("motion", "inverted"):
+        assert torch.equal(made[name][:, maps], image[:, maps])
+        assert not made[name][:, 2].any()
+        assert not torch.allclose(made[name][:, 1], image[:, 1], atol=0.05)
+    assert torch.equal(view.slice_maps(made["swapped"])[:, 0], view.slice_maps(image)[:, 1])
+    assert torch.equal(view.slice_images(made["swapped"])[:, 1], view.slice_images(image)[:, 0])
+    assert torch.equal(made["mirrored"], image.flip(-2))

@@ -5,6 +5,7 @@ from scipy import stats
 
 from scripts.calibration.faults import crop_faults
 from scripts.calibration.novelty import ANY, GENERAL, SCORE, NoveltyModel, Readings, readings
+from scripts.views import View
 
 PHASES = ("ED", "ES")
 PROJECTION = torch.randn(2 * 16 * 16, 6, generator=torch.Generator().manual_seed(9)).double() / 16
@@ -32,7 +33,7 @@ MEAN = hearts(200, 77).mean(0, keepdim=True)
 
 
 def read(image):
-    return readings(*encode(image), phases=PHASES)
+    return readings(*encode(image), PHASES)
 
 
 @pytest.fixture(scope="module")
@@ -141,3 +142,13 @@ def test_the_scale_is_that_of_validation_subjects(model):
     assert model.subjects == 30
     z = model.standardized(model.indicators(read(hearts(30, 1))))
     assert all(abs(values.mean()) < 1e-6 for values in z.values())
+
+
+def test_maps_are_no_reading_of_the_scan():
+    view = View(["ED"], anatomy="masks")
+    codes, image = torch.randn(4, 3), torch.rand(4, 4, 16, 16)
+    other = image.clone()
+    other[:, 1:] = 0
+    first, second = (readings(codes, codes, seen, seen / 2, view) for seen in (image, other))
+    assert np.array_equal(first.features, second.features)
+    assert np.array_equal(first.indicators["error_ED"], second.indicators["error_ED"])

@@ -3,8 +3,9 @@ import pytest
 import torch
 from ignite.engine import Engine
 
-from scripts.evaluation.images import ImageQuality, image_quality, quality_summary
+from scripts.evaluation.images import ImageQuality, dice_summary, image_quality, quality_summary
 from scripts.perceptual import PerceptualDistance
+from scripts.views import View
 
 
 class MeanDifference(PerceptualDistance):
@@ -36,15 +37,46 @@ def test_only_the_squared_error_sees_beyond_the_range_of_gray():
     assert quality["MSE"] == pytest.approx(0.25)
 
 
+def measured(view, image, pred):
+    quality = ImageQuality(view, MeanDifference())
+    engine = Engine(lambda engine, batch: {"image": image, "pred": pred})
+    quality.attach(engine)
+    engine.run([None])
+    return quality
+
+
+def test_slices_beyond_the_scan_are_not_measured():
+    view = View(["ED"], "stack", stack_slices=3)
+    image = torch.full((2, 3, 16, 16), 0.5)
+    image[1, 2] = 0
+    pred = image + torch.tensor([0.1, 0.3, 0.5])[:, None, None]
+    rows = measured(view, image, pred).rows
+    assert [row["MSE_ED"] for row in rows] == pytest.approx([0.35 / 3, 0.05])
+    assert rows[1]["LPIPS_ED"] == pytest.approx(0.2)
+
+
+def test_decoded_maps_are_compared_with_those_of_the_masks():
+    view = View(["ED", "ES"], ["basal", "mid"], "masks")
+    image = torch.full((1, view.channels, 16, 16), 0.5)
+    view.slice_maps(image)[:] = 0
+    view.slice_maps(image)[:, :, 0, 0, 4:8] = 0.9  # an LV in the basal slices
+    pred = image.clone()
+    view.slice_maps(pred)[:, 1, 1, 0, 4:8] = 0.6  # at ES in the other slice, too
+    quality = measured(view, image, pred)
+    assert quality.rows[0]["MSE_ES"] == 0  # maps are no images
+    assert (quality.rows[0]["Dice_LV_ED"], quality.rows[0]["Dice_LV_ES"]) == pytest.approx((1, 2 / 3))
+    assert np.isnan(quality.rows[0]["Dice_RV_ED"])
+    summary = dice_summary(quality.rows * 20, view.phases)
+    assert summary["All"]["LV"]["value"] == pytest.approx(5 / 6)
+    assert dice_summary([{"SSIM_ED": 1.0}], ["ED"]) == {}
+
+
 def test_each_phase_is_measured_on_its_own_channels():
     image = torch.full((2, 4, 16, 16), 0.5)
     pred = image.clone()
     pred[:, 2:] += 0.1  # two slices of ES
     pred[1, 2:] += 0.1
-    quality = ImageQuality(["ED", "ES"], MeanDifference())
-    engine = Engine(lambda engine, batch: {"image": image, "pred": pred})
-    quality.attach(engine)
-    engine.run([None])
+    quality = measured(View(slices=["basal", "mid"]), image, pred)
     assert [row["MSE_ED"] for row in quality.rows] == [0, 0]
     assert [row["MSE_ES"] for row in quality.rows] == pytest.approx([0.01, 0.04])
     assert [row["LPIPS_ES"] for row in quality.rows] == pytest.approx([0.1, 0.2])

@@ -12,7 +12,7 @@ def samples(network, dataset, count=12):
 
 def test_pairs_show_the_training_image_that_is_nearest():
     network = VariationalAutoencoder(1, (8, 8), [4], 3, norm="batch").eval()
-    drawn = torch.cat([images for images, _ in samples(network, []).images()])
+    drawn = torch.cat(list(samples(network, []).images()))
     assert len(drawn) == 12
     dataset = [{"image": image} for image in torch.cat([torch.rand(20, 1, 8, 8) + 5, drawn[:1]])]
     features = torch.stack([item["image"] for item in dataset]).flatten(1).double().numpy()
@@ -32,3 +32,9 @@ def test_too_few_subjects_leave_no_pairs():
     metrics, pairs = samples(network, []).judge(np.zeros((3, 64)), np.zeros((3, 64)))
     assert len(pairs.samples) == 0
     assert "3 " in metrics["kid"]["undefined"]
+
+
+def test_the_images_asked_for_are_drawn_again_in_their_order():
+    network = VariationalAutoencoder(1, (8, 8), [4], 3, norm="batch").eval()
+    drawn = torch.cat(list(samples(network, []).images()))
+    assert torch.equal(samples(network, []).pick([11, 0, 6]), drawn[[11, 0, 6]])

@@ -2,12 +2,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from scripts.calibration.volumes import Estimate
+from scripts.figures import OUTLINES
 from scripts.inference.page import Page, estimate_text
 from scripts.inference.results import result_of
 from scripts.inference.writers import page_of
+from scripts.views import View
 from tests.inference.examples import NAMES, FixedCalibration, encoded, measured
 
 PHASES = ("ED", "ES")
@@ -42,6 +45,23 @@ def test_the_images_are_those_of_the_subject(page, tmp_path):
     assert np.allclose(scan, image)
     assert np.allclose(reconstruction, 0.9 * image)
     assert np.allclose(difference, -0.1 * image)
+
+
+def test_a_whole_heart_shows_three_slices_of_each_phase_with_their_outlines(tmp_path):
+    view = View(PHASES, "stack", "masks", stack_slices=8)
+    image = torch.rand(view.channels, 8, 8)
+    view.slice_maps(image)[1, 5] = 0
+    view.slice_maps(image)[1, 5, 2, 2:6, 2:6] = 1  # an RV at ES
+    page = page_of(view, NAMES, FixedCalibration())
+    output = encoded() | {"image": image, "pred": image / 2}
+    page.draw(result_of(measured(), output, FixedCalibration()), tmp_path / "page.png")
+    assert page.names == ["ED, base", "ED, 20 mm below", "ED, 40 mm below", "ES, base", *page.names[4:]]
+    assert np.allclose(page.images[5][0].get_array(), view.slice_images(image)[1, 5])
+    assert np.allclose(page.images[5][2].get_array(), -view.slice_images(image)[1, 5] / 2, atol=1e-6)
+    line = page.outlines[5][0].get_array()[..., 3] > 0
+    assert {tuple(color) for color in page.outlines[5][0].get_array()[line][:, :3]} == {OUTLINES[2]}
+    assert page.outlines[5][0].get_extent() == page.images[5][0].get_extent()
+    assert not np.array(page.outlines[5][1].get_array()[..., 3]).any()  # of a half, none is more
 
 
 def test_estimate_interval_and_mask_value_are_placed(page, tmp_path):

@@ -138,3 +138,37 @@ def test_each_result_is_that_of_its_subject(tmp_path):
     state = SimpleNamespace(batch=[{"subject": name} for name in "abc"], output=outputs)
     results.write_batch(SimpleNamespace(state=state))
     assert [results.records.read(item)["codes"]["z0_LVEDV"] for item in ITEMS] == ["0", "1", "2"]
+
+
+@pytest.mark.parametrize("order", [1, -1])
+@pytest.mark.parametrize("spacing", [(1.8, 1.8, 10.0), (1.3, 1.9, 8.0)])
+def test_a_stack_and_its_segmentation_coincide_with_the_scan(order, spacing, tmp_path):
+    size = tuple(round(340 / step) for step in spacing[:2])
+    write_cohort(
+        tmp_path / "scans", subjects=1, seed=4, cine_fraction=0, failing=0, workers=1, size=size, spacing=spacing
+    )
+    if order < 0:
+        reversed_slices(tmp_path / "scans")
+    overlays = [ROOT / "bundle" / "configs" / name for name in ("inference.json", "stack.json", "anatomy.json")]
+    parser = ConfigParser(ConfigParser.load_config_files([str(file) for file in overlays]))
+    before, after = (parser.get_parsed_content(key) for key in ("preprocessing", "postprocessing"))
+    item = find_items(tmp_path / "scans", tmp_path / "out", workers=1).items[0]
+    data = before(item)
+    assert data["image"].shape == (2 * 12 * 4, 128, 128)
+    write_volumes(tmp_path, item, after(data | {"pred": data["image"]}), parser.get_parsed_content("view"))
+    for phase in PHASES:
+        labels, mask, scan, image = (
+            nib.load(path).get_fdata()
+            for path in (
+                tmp_path / f"segmentation_{phase}.nii.gz",
+                item[f"mask_{phase}"],
+                item[f"image_{phase}"],
+                tmp_path / f"reconstruction_{phase}.nii.gz",
+            )
+        )
+        for label in (1, 2, 3):
+            both = 2 * ((labels == label) & (mask == label)).sum()
+            assert both / ((labels == label).sum() + (mask == label).sum()) > (0.93 if spacing[2] == 10 else 0.85)
+        heart = mask > 0
+        assert np.corrcoef(image[heart], scan[heart])[0, 1] > (0.95 if spacing[2] == 10 else 0.8)
+        assert nib.load(tmp_path / f"segmentation_{phase}.nii.gz").get_data_dtype() == np.uint8

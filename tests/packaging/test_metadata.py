@@ -8,6 +8,7 @@ from monai.bundle import ConfigParser
 from packaging.requirements import Requirement
 
 from scripts.packaging.metadata import UNMEASURED, check_metadata, check_schema, of_model
+from scripts.views import View
 from tests.conftest import ROOT, shared
 
 METADATA = json.loads((ROOT / "bundle" / "configs" / "metadata.json").read_text())
@@ -93,6 +94,22 @@ def test_shapes_become_those_of_the_weights():
     assert (image["num_channels"], image["spatial_shape"], image["channel_def"]) == (1, [64, 48], {"0": "ES"})
     codes = fitted["decoder_data_format"]["inputs"]["codes"]
     assert (codes["num_channels"], codes["channel_def"]) == (32, {"0": "LVESV"})
+
+
+def test_channels_of_a_whole_heart_are_named():
+    fitted = of_model(METADATA, VALUES | {"slices": "stack", "anatomy": "masks", "stack_slices": 3}, "")
+    image = fitted["encoder_data_format"]["inputs"]["image"]
+    assert (image["num_channels"], image["channel_def"]["1"], image["channel_def"]["8"]) == (
+        12,
+        "ES base",
+        "ES base RV",
+    )
+    assert fitted["image_classes"].startswith("3 short-axis slices every 10 mm from one above the base with occupancy")
+
+
+def test_the_papers_view_is_that_of_the_checkouts_metadata():
+    assert of_model(METADATA, VALUES, "")["image_classes"] == METADATA["image_classes"]
+    assert METADATA["image_classes"].startswith(View().description)
 
 
 def test_figures_stay_with_the_weights_that_they_are_of():

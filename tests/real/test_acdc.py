@@ -14,14 +14,17 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from monai.transforms import Compose
 from scipy import ndimage
 
 from scripts.cohort.acdc import import_acdc
+from scripts.cohort.attributes import VOLUMES
 from scripts.cohort.datalist import load_items
 from scripts.cohort.layout import LABELS, PHASES
 from scripts.cohort.prepare import prepare
 from scripts.storage import read_csv
-from scripts.transforms import LoadSubjectd, VentricleCropd
+from scripts.transforms import LoadSubjectd, VentricleCropd, ViewsToChannelsd
+from scripts.views import View
 from tests.conftest import ROOT, shared
 
 VOLUME_COLUMNS = {"LV": "LV_ml", "RV": "RV_ml", "Myo": "MYO_ml"}
@@ -148,3 +151,16 @@ def test_a_crop_overlays_its_own_slice(acdc):
     assert torch.nonzero(back.abs().sum((0, 1, 2))).flatten().tolist() == [basal]
     there, here = (ndimage.center_of_mass(volume[0, ..., basal].numpy()) for volume in (mask, back))
     assert np.allclose(there, here, atol=0.2)
+
+
+def test_stacks_are_centered_and_their_maps_have_the_volumes_of_the_masks(acdc):
+    view = View(PHASES, "stack", "masks")
+    transform = Compose([LoadSubjectd(), VentricleCropd(view, (64, 64), 2.5), ViewsToChannelsd(view)])
+    errors = []
+    for item in load_items(acdc[0] / "out" / "datalist.json", acdc[0] / "dataset"):
+        image = transform(item)["image"]
+        volumes = view.volumes(image, spacing=2.5)
+        errors.append([abs(float(volumes[name]) / item[name] - 1) for name in VOLUMES])
+        heart = view.slice_maps(image)[:, :, 0].sum((0, 1)).numpy()  # the LV of all slices and phases
+        assert np.abs(np.subtract(ndimage.center_of_mass(heart), 31.5)).max() < 2, item["subject"]
+    assert np.mean(errors, axis=0).max() < 0.025

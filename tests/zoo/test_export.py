@@ -136,3 +136,13 @@ def test_tensorrt_does_nothing_where_there_is_no_gpu(packaged, network):
     compiled = parse(packaged, "inference_trt.json").get_parsed_content("load_weights").eval()
     image = torch.rand(2, 2, 64, 64)
     assert torch.equal(compiled.encode(image)[0], network.encode(image)[0])
+
+
+@needs_onnx
+@pytest.mark.parametrize("name", ["decoder", "model"])
+def test_onnx_of_a_network_with_occupancy_maps(name, tmp_path):
+    torch.manual_seed(0)
+    network = VariationalAutoencoder(8, (16, 16), (8, 8), 3, "instance", image_channels=2).eval()
+    module = network.decoder if name == "decoder" else network
+    sample = torch.randn(4, 3) if name == "decoder" else torch.rand(4, 8, 16, 16)
+    assert write_onnx(module, sample, tmp_path / f"{name}.onnx", ("pred",)) <= 1e-4

@@ -75,6 +75,7 @@ def test_the_example_of_a_page_runs_from_anywhere(page, packaged, random_scans, 
     assert "shapes (1, 32) (1, 2, 64, 64)" in run_offline("-c", checked, cwd=tmp_path)
 
 
+@pytest.mark.filterwarnings("ignore:.*which is a no-op")
 def test_options_reach_the_model(packaged):
     with pytest.raises(ValueError, match="regularize is False, was True"):
         load(packaged, device="cpu", regularize=False)

@@ -45,7 +45,7 @@ PLACEHOLDERS = {
     "results": "{place}_results_{options}",
     "study": "{place}_study_{options}",
     "segmentation": "{place}_segmentation",
-    "exports": "{place}_exports",
+    "exports": "exports",
     "work folder": "{place}_work",
 }
 PLACEHOLDER = re.compile(r"<([^<>\n]+)>")

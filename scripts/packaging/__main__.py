@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from scripts import bundle_root
-from scripts.packaging.identifiers import read_names
+from scripts.packaging.identifiers import names_of_file, read_names
 from scripts.packaging.large_files import parse_urls
 from scripts.packaging.package import package
 
@@ -16,9 +16,13 @@ from scripts.packaging.package import package
 def main(arguments: Sequence[str] | None = None) -> None:
     """Package the bundle that this code belongs to; ends with a message where that is refused."""
     options = parser().parse_args(arguments)
-    near = [file for name in ("output", "output/*") for file in Path().glob(f"{name}/cohort.csv")]
+    beside = (
+        Path(options.bundle_root).absolute().parent
+    )  # the checkout, in which 'make demo' and users' runs leave cohorts
+    near = [file for name in ("output", "output/*") for file in beside.glob(f"{name}/cohort.csv")]
     try:
-        subjects = {name for cohort in (*options.cohort, *near) for name in read_names(cohort)}
+        subjects = {name for cohort in options.cohort for name in read_names(cohort)}
+        subjects |= {name for file in near for name in names_of_file(file)}
         written = package(
             options.bundle_root, options.dist, options.overlay, subjects, parse_urls(options.url), options.schema
         )

@@ -318,6 +318,7 @@ def test_the_command_tells_what_it_wrote_and_what_it_refused(bundle, tmp_path, c
     monkeypatch.chdir(tmp_path)
     (tmp_path / "output" / "demo").mkdir(parents=True)
     (tmp_path / "output" / "demo" / "cohort.csv").write_text("subject\nanna\n")  # found without being named
+    (tmp_path / "output" / "cohort.csv").write_text("subject\n")  # of nobody, which nobody asked about
     main(["--bundle_root", str(bundle)])
     assert f"dist/{ZIP}: " in capsys.readouterr().out
     (bundle / "docs" / "notes.txt").write_text("anna")

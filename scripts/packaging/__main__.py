@@ -16,9 +16,7 @@ from scripts.packaging.package import package
 def main(arguments: Sequence[str] | None = None) -> None:
     """Package the bundle that this code belongs to; ends with a message where that is refused."""
     options = parser().parse_args(arguments)
-    beside = (
-        Path(options.bundle_root).absolute().parent
-    )  # the checkout, in which 'make demo' and users' runs leave cohorts
+    beside = Path(options.bundle_root).absolute().parent  # in whose output a checkout's runs leave their cohorts
     near = [file for name in ("output", "output/*") for file in beside.glob(f"{name}/cohort.csv")]
     try:
         subjects = {name for cohort in options.cohort for name in read_names(cohort)}

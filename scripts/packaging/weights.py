@@ -59,15 +59,7 @@ def check_archive(name: str, data: bytes, names: Names) -> Iterator[Finding]:
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         members = archive.namelist()
         strings = [text for member in members if member.endswith(".pkl") for text in pickled(archive.read(member))]
-        noted = [entry.filename for entry in archive.infolist() if entry.comment]
-        if archive.comment or noted or len(set(members)) < len(members):
-            yield Finding(name, "has comments or doubles in its archive: save it anew with torch.save.")
-        for member in members:
-            content = archive.read(member)
-            if member.endswith("data.pkl") and pickle_end(content) != len(content):
-                yield Finding(f"{name}, member '{member}'", "goes on behind its end: save it anew with torch.save.")
-            if re.search(r"(?:version|byteorder|alignment|_id)$", member) and not SMALL.fullmatch(content):
-                yield Finding(f"{name}, member '{member}'", "holds what torch.save does not write: save it anew.")
+        yield from check_members(name, archive)
     root = members[0].split("/")[0]
     if root not in ("archive", PurePosixPath(name).stem):
         yield Finding(
@@ -82,6 +74,20 @@ def check_archive(name: str, data: bytes, names: Names) -> Iterator[Finding]:
         paths = [f"'{match.group()}', a path of one machine" for match in PATHS.finditer(text)]
         for found in (*identifiers(text, names, name), *paths):
             yield Finding(f"{name}, '{text[:60]}'", f"names {found}: save the network's state dict alone.")
+
+
+def check_members(name: str, archive: zipfile.ZipFile) -> Iterator[Finding]:
+    """Findings in what surrounds the tensors: notes, doubles, and content that torch.save does not write."""
+    members = archive.namelist()
+    noted = [entry.filename for entry in archive.infolist() if entry.comment]
+    if archive.comment or noted or len(set(members)) < len(members):
+        yield Finding(name, "has comments or doubles in its archive: save it anew with torch.save.")
+    for member in members:
+        content = archive.read(member)
+        if member.endswith("data.pkl") and pickle_end(content) != len(content):
+            yield Finding(f"{name}, member '{member}'", "goes on behind its end: save it anew with torch.save.")
+        if re.search(r"(?:version|byteorder|alignment|_id)$", member) and not SMALL.fullmatch(content):
+            yield Finding(f"{name}, member '{member}'", "holds what torch.save does not write: save it anew.")
 
 
 def pickle_end(data: bytes) -> int:

@@ -25,6 +25,8 @@ NOT_EXECUTED = {
     r"(python -m tests\.benchmarks\.masks\b.*)": (r"\1 --help", "needs a model and a segmentation of ACDC"),
     r"(python -m tests\.benchmarks\.novelty\b.*)": (r"\1 --help", "needs a model of ACDC"),
     r"(python -m monai\.bundle run) (--.*\bstudy\.json.* --split .*)": (r"\1 list \2", "one study is run already"),
+    r"(python -m tests\.benchmarks\.scale\b.*)": (r"\1 --help", "trains for minutes, whatever the size"),
+    r"make demo": ("make -n demo", "'make model' runs it"),
     r"make bench": ("make -n bench", "measures for half an hour, alone on the machine"),
 }
 
@@ -65,7 +67,6 @@ ADDED: dict[str, dict[str, Any]] = {
     r"\bsegment\.json": SEGMENTATION,
     r"\bstudy\.json": STUDY,
     r"run phantom\b": {"subjects": 12},
-    r"tests\.benchmarks\.scale\b": {"subjects": 12, "epochs": 1, "small-from": 1},
 }
 # An option -> its value wherever the command has it.
 REPLACED = {
@@ -85,7 +86,7 @@ ENVIRONMENT = {name: str(value) for name, value in REPLACED.items() if not name.
 ENVIRONMENT["MODEL_EVALUATION"] = "--ceiling_epochs 1 --generated_samples 12 --evaluation_workers 0"
 ENVIRONMENT |= {"PYTEST_ADDOPTS": "--collect-only --quiet"}
 # Titles of commands that take more than ten seconds.
-SLOW = re.compile(r": (make (demo|model)|study|torchrun|tests\.benchmarks\.scale|.* (evaluate|export))")
+SLOW = re.compile(r": (make model|study|torchrun|.* (evaluate|export))")
 
 
 class Unprepared(ValueError):

@@ -7,12 +7,14 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from scripts import shipped
 from scripts.packaging.findings import Finding
 
 MODEL, SETTINGS, CALIBRATION = "models/model.pt", "models/settings.json", "models/calibration.json"
-SEGMENTATION, SAFETENSORS, CHECKSUMS = "models/segmentation.pt", "models/model.safetensors", "models/checksums.sha256"
+SEGMENTATION, SAFETENSORS = "models/segmentation.pt", "models/model.safetensors"
+CHECKSUMS = f"models/{shipped.CHECKSUMS}"
 INFERENCE, TRAINING, METADATA = "configs/inference.json", "configs/train.json", "configs/metadata.json"
-LARGE_FILES, DECLARED = "large_files.yml", "docs/figures/synthetic.sha256"
+LARGE_FILES, DECLARED = shipped.LARGE_FILES, "docs/figures/synthetic.sha256"
 WEIGHTS = (MODEL, SEGMENTATION)
 REQUIRED = {
     MODEL: "is missing: 'make model' trains it.",

@@ -104,18 +104,25 @@ def reversed_slices(folder):
         write_volume(path, np.asanyarray(image.dataobj)[..., ::-1], affine)
 
 
-@pytest.mark.parametrize("order", [1, -1])
-@pytest.mark.parametrize("spacing", [(1.8, 1.8, 10.0), (1.3, 1.9, 8.0)])
-def test_a_reconstruction_coincides_with_its_scan(order, spacing, tmp_path):
-    size = tuple(round(340 / step) for step in spacing[:2])
-    write_cohort(
-        tmp_path / "scans", subjects=1, seed=4, cine_fraction=0, failing=0, workers=1, size=size, spacing=spacing
-    )
-    if order < 0:
-        reversed_slices(tmp_path / "scans")
+@pytest.fixture(params=[(1.8, 1.8, 10.0), (1.3, 1.9, 8.0)], ids=str)
+def spacing(request):
+    return request.param
+
+
+@pytest.fixture(params=[1, -1])
+def scans(request, spacing, tmp_path):
+    """One heart, with its slices from the base on or from the apex on."""
+    size, folder = tuple(round(340 / step) for step in spacing[:2]), tmp_path / "scans"
+    write_cohort(folder, subjects=1, seed=4, cine_fraction=0, failing=0, workers=1, size=size, spacing=spacing)
+    if request.param < 0:
+        reversed_slices(folder)
+    return folder
+
+
+def test_a_reconstruction_coincides_with_its_scan(scans, tmp_path):
     parser = ConfigParser(ConfigParser.load_config_file(ROOT / "bundle" / "configs" / "inference.json"))
     before, after = (parser.get_parsed_content(key) for key in ("preprocessing", "postprocessing"))
-    item = find_items(tmp_path / "scans", tmp_path / "out", workers=1).items[0]
+    item = find_items(scans, tmp_path / "out", workers=1).items[0]
     data = before(item)
     data = after(data | {"pred": data["image"]})  # a network that changes nothing
     write_volumes(tmp_path, item, data, PHASES)
@@ -140,19 +147,11 @@ def test_each_result_is_that_of_its_subject(tmp_path):
     assert [results.records.read(item)["codes"]["z0_LVEDV"] for item in ITEMS] == ["0", "1", "2"]
 
 
-@pytest.mark.parametrize("order", [1, -1])
-@pytest.mark.parametrize("spacing", [(1.8, 1.8, 10.0), (1.3, 1.9, 8.0)])
-def test_a_stack_and_its_segmentation_coincide_with_the_scan(order, spacing, tmp_path):
-    size = tuple(round(340 / step) for step in spacing[:2])
-    write_cohort(
-        tmp_path / "scans", subjects=1, seed=4, cine_fraction=0, failing=0, workers=1, size=size, spacing=spacing
-    )
-    if order < 0:
-        reversed_slices(tmp_path / "scans")
+def test_a_stack_and_its_segmentation_coincide_with_the_scan(scans, spacing, tmp_path):
     overlays = [ROOT / "bundle" / "configs" / name for name in ("inference.json", "stack.json", "anatomy.json")]
     parser = ConfigParser(ConfigParser.load_config_files([str(file) for file in overlays]))
     before, after = (parser.get_parsed_content(key) for key in ("preprocessing", "postprocessing"))
-    item = find_items(tmp_path / "scans", tmp_path / "out", workers=1).items[0]
+    item = find_items(scans, tmp_path / "out", workers=1).items[0]
     data = before(item)
     assert data["image"].shape == (2 * 12 * 4, 128, 128)
     write_volumes(tmp_path, item, after(data | {"pred": data["image"]}), parser.get_parsed_content("view"))

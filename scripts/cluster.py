@@ -8,6 +8,7 @@ import pickle
 import signal
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from concurrent.futures import CancelledError
 from functools import cache, partial
@@ -52,6 +53,7 @@ class DaskPool(Pool):
         self.client = connect(workers)
         self.call = shipped(str(BUNDLE))
         self.counted, self.count = 0.0, 0
+        self.submitted: weakref.WeakSet[distributed.Future] = weakref.WeakSet()
 
     @property
     def width(self) -> int:
@@ -61,11 +63,20 @@ class DaskPool(Pool):
         return 2 * max(self.count, 1)
 
     def submit(self, function: Callable[[Any], Any], item: Any) -> distributed.Future:
-        return self.client.submit(self.call, pickle.dumps(partial(serve, os.getcwd(), function, item)), pure=False)
+        task = pickle.dumps(partial(serve, os.getcwd(), function, item))
+        future = self.client.submit(self.call, task, pure=False)
+        self.submitted.add(future)
+        return future
 
     def again(self, function: Callable[[Any], Any], item: Any, first: Failed) -> Any:
-        """The second attempt, unless Dask has made it: it tries an item again whose worker died."""
-        return first if first is DIED else super().again(function, item, first)
+        """The second attempt. An item whose workers died has it when nothing else is in work.
+
+        Dask blames all items that a dying worker had, of which one was only waiting for its turn there.
+        """
+        if first is DIED:
+            for future in tuple(self.submitted):
+                self.result(future)
+        return super().again(function, item, first)
 
     def result(self, future: distributed.Future) -> Any:
         try:

@@ -47,6 +47,11 @@ def die_at_7(number):
     return square(number)
 
 
+def die_slowly_at_7(number):
+    time.sleep(0.3 if number == 7 else 0.02)
+    return die_at_7(number)
+
+
 def threads(_):
     return os.environ["OMP_NUM_THREADS"], os.environ["OPENBLAS_NUM_THREADS"]
 

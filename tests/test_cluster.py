@@ -10,7 +10,7 @@ from functools import partial
 import pytest
 
 from scripts.parallel import Workers, parallel_map
-from tests.tasks import die_at_7, die_once_at_7, here, no_square_of_7, square, square_at_second_attempt
+from tests.tasks import die_once_at_7, die_slowly_at_7, here, no_square_of_7, square, square_at_second_attempt
 from tests.test_parallel import NUMBERS, without_7
 
 dask = pytest.importorskip("dask")
@@ -48,8 +48,9 @@ def test_a_dead_worker_takes_nothing_with_it(mapped, tmp_path):
     assert without_7(mapped(partial(die_once_at_7, folder=tmp_path), NUMBERS)) == 49
 
 
-def test_what_kills_every_worker_is_told(mapped):
-    assert "its process died each time" in without_7(mapped(die_at_7, NUMBERS)).reason
+def test_what_kills_every_worker_is_told_and_no_other_is_taken_for_it(mapped):
+    """Slowly, so that the next number waits at the same worker, for whose death Dask blames it too."""
+    assert "its process died each time" in without_7(mapped(die_slowly_at_7, NUMBERS)).reason
 
 
 def test_an_unreachable_scheduler_is_named_with_what_to_do(monkeypatch):

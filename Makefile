@@ -80,7 +80,7 @@ demo: weights ## phantom hearts, a short training, and inference, in output/demo
 
 test: weights ## run the tests (PYTEST_ARGS="-k losses" chooses some)
 	@echo '[test] running pytest'
-	@$(PY) -m pytest $(PYTEST_ARGS)
+	@$(PY) -m pytest -n auto --dist loadgroup $(PYTEST_ARGS)
 
 # One after the other: each takes the whole machine, which nobody else should use meanwhile. Results stay in
 # docs/benchmarks, those of other machines included, and the page is made of what is there.

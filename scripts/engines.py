@@ -18,6 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from scripts.allocator import keep_freed_memory
+from scripts.changes import ChangeLoss
 from scripts.distributed import average_gradients, gather_rows, own_rows, share_weights
 from scripts.losses import (
     Elbo,
@@ -32,6 +33,7 @@ from scripts.networks import VariationalAutoencoder, sample
 
 ATTRIBUTES = "attributes"
 CODES = "codes"
+MOVES = "moves"
 LOG_VARIANCES = "log_variances"
 TERMS = "terms"
 
@@ -119,6 +121,7 @@ class Outcome:
         attribute: attribute loss over the whole batch.
         fakes: generated images by name, (b, C, H, W).
         judged: name to what the encoder made of them.
+        change: errors of moved codes (b,), without gradient; None while they have no weight.
     """
 
     codes: torch.Tensor
@@ -127,6 +130,7 @@ class Outcome:
     attribute: torch.Tensor
     fakes: dict[str, torch.Tensor] = field(default_factory=dict)
     judged: dict[str, Elbo] = field(default_factory=dict)
+    change: torch.Tensor | None = None
 
     def detach(self) -> Outcome:
         """The same without what leads to gradients, but for that of generated images: these are made anew."""
@@ -136,6 +140,7 @@ class Outcome:
             self.real.detach(),
             self.attribute.detach(),
             judged={name: elbo.detach() for name, elbo in self.judged.items()},
+            change=self.change,
         )
 
 
@@ -148,6 +153,7 @@ class AutoencoderTrainer(SupervisedTrainer):
 
     Args:
         loss_function: moved to the trainer's device.
+        change_loss: what else the decoder has to learn, if anything.
         micro_batch_size: images to compute on at a time; None takes the whole batch. Fewer need less memory.
         amp: run the networks in half precision; losses, sums over pixels and divergences stay in full precision.
         amp_kwargs: of ``torch.autocast``, such as ``dtype``. With float16, gradients are scaled.
@@ -168,6 +174,7 @@ class AutoencoderTrainer(SupervisedTrainer):
         self,
         *,
         loss_function: RegularizedLoss,
+        change_loss: ChangeLoss | None = None,
         micro_batch_size: int | None = None,
         amp: bool = False,
         compile: bool = False,
@@ -186,6 +193,7 @@ class AutoencoderTrainer(SupervisedTrainer):
                 "would be those of a part of the batch: choose another --norm, such as the default."
             )
         self.micro_batch_size = micro_batch_size
+        self.change_loss = change_loss
         device = self.state.device
         # Not `amp` and `scaler`: with these, the base class makes a scaler for CUDA, whatever device and precision are.
         self.half_precision = amp
@@ -214,7 +222,8 @@ class AutoencoderTrainer(SupervisedTrainer):
         """
         size = (count * idist.get_world_size(), self.network.latent_dim)
         dtype = full_precision(next(self.network.parameters())).dtype
-        return {name: torch.randn(size, dtype=dtype, device=self.state.device)[own_rows(count)] for name in self.noises}
+        names = (*self.noises, MOVES) if self.change_loss else self.noises
+        return {name: torch.randn(size, dtype=dtype, device=self.state.device)[own_rows(count)] for name in names}
 
     def _prepare(self, batchdata: Mapping[str, Any]) -> Batch:
         """The batch in its parts on the device, with the network in training mode."""
@@ -262,6 +271,15 @@ class AutoencoderTrainer(SupervisedTrainer):
             error = self.loss_function.reconstruction(reconstruction, part.image)
         return Outcome(codes, reconstruction, Elbo(error, kl), self._attribute(codes, part, batch))
 
+    def _change(self, codes: torch.Tensor, part: Part) -> torch.Tensor | None:
+        """Add the gradient of ``change_loss`` to the decoder; gives its errors (b,), or None while it has no weight."""
+        weight = self.change_loss.weight_at(self.state.epoch) if self.change_loss else 0
+        if not weight:
+            return None
+        errors = self.change_loss(self._decode, codes, part.noise[MOVES])
+        self._backward(weight * errors.mean(), part, inputs=list(self.network.decoder.parameters()))
+        return errors.detach()
+
     def _attribute(self, codes: torch.Tensor, part: Part, batch: Batch) -> torch.Tensor:
         """L_attr over all pairs of the whole batch, with a gradient to the codes of this part."""
         if not self.loss_function.gamma:
@@ -288,6 +306,9 @@ class AutoencoderTrainer(SupervisedTrainer):
     def _finish(self, batch: Batch, outcomes: Sequence[Outcome], terms: Mapping[str, torch.Tensor]) -> dict:
         """Put everything into ``state.output``, and tell the handlers. The first term is the loss."""
         self.loss_scaler.update()
+        if outcomes[0].change is not None:
+            changes = torch.cat([outcome.change for outcome in outcomes])
+            terms = {**terms, "change_loss": gather_rows(changes[:, None]).mean()}
         self.state.output = {
             Keys.IMAGE: torch.cat([part.image for part in batch.parts]),
             Keys.PRED: torch.cat([outcome.reconstruction.detach() for outcome in outcomes]),
@@ -327,6 +348,7 @@ class VAETrainer(AutoencoderTrainer):
         for part in batch.parts:
             outcome = engine._reconstruct(part, batch)
             engine._backward(loss(engine._sum_of_parts(outcome.attribute, part), outcome.real, scale), part)
+            outcome.change = engine._change(outcome.codes, part)
             outcomes.append(outcome.detach())
         engine._step(engine.optimizer)
 
@@ -428,6 +450,7 @@ class IntrospectiveTrainer(AutoencoderTrainer):
         # The decoder pass needs the graph again, unless there would be many, or compiled code has given up its memory.
         reuse = len(batch.parts) == 1 and bool(outcome.fakes) and not self.compiled
         self._backward(loss, part, retain_graph=reuse)
+        outcome.change = self._change(outcome.codes, part)
         fakes = outcome.fakes if reuse else {}
         outcome = outcome.detach()
         outcome.fakes = fakes

@@ -8,8 +8,8 @@ s = 1/N scales both, so that the weights mean the same for every image size. Whe
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from monai.losses import DiceLoss
@@ -62,6 +62,23 @@ def attribute_loss(codes: torch.Tensor, attributes: torch.Tensor, delta: float) 
     known = ~difference.isnan()  # the sign of NaN is 0, that of a tie
     pairs = known.sum((0, 1)).clamp(min=1)
     return (torch.where(known, distance, 0).sum((0, 1)) / pairs).sum()
+
+
+def magnitude_loss(codes: torch.Tensor, standardized: torch.Tensor) -> torch.Tensor:
+    """Squared distance of each regularized dimension from its attribute in standard deviations, summed over attributes.
+
+    Eq. 2 asks for the order of the attributes alone; with this beside it, dimension k *is* attribute k, in units of the
+    training cohort.
+
+    Args:
+        codes: (B, D); dimension k belongs to attribute k.
+        standardized: attributes less their mean, by their standard deviation, (B, A); missing (NaN) ones are left out.
+    """
+    known = ~standardized.isnan()
+    # Replaced before the difference: a NaN that is only left out of the sum would still be in its gradient.
+    target = torch.where(known, standardized, 0)
+    squares = torch.where(known, codes[:, : standardized.shape[1]] - target, 0).square()
+    return (squares.sum(0) / known.sum(0).clamp(min=1)).sum()
 
 
 def full_precision(values: torch.Tensor) -> torch.Tensor:
@@ -191,16 +208,37 @@ class RegularizedLoss(nn.Module):
         reconstruction: L_r.
         gamma: weight of the attribute loss.
         delta: its steepness.
+        magnitude: weight, in parts of ``gamma``, of ``magnitude_loss``, which the paper has not.
+        attribute_scale: ``mean`` and ``std`` of the attributes (A,) in the training cohort, which it needs.
+
+    Raises:
+        ValueError: for a magnitude without a scale.
     """
 
-    def __init__(self, reconstruction: ReconstructionLoss, gamma: float, delta: float) -> None:
+    def __init__(
+        self,
+        reconstruction: ReconstructionLoss,
+        gamma: float,
+        delta: float,
+        magnitude: float = 0.0,
+        attribute_scale: Mapping[str, Sequence[float]] | None = None,
+    ) -> None:
         super().__init__()
         self.reconstruction = reconstruction
-        self.gamma, self.delta = gamma, delta
+        self.gamma, self.delta, self.magnitude = gamma, delta, magnitude
+        if magnitude and attribute_scale is None:
+            raise ValueError("magnitude_weight is not 0, so that an 'attribute_scale' is needed.")
+        self.scale = {key: torch.tensor(values) for key, values in (attribute_scale or {}).items()}
 
     def attribute(self, codes: torch.Tensor, attributes: torch.Tensor | None) -> torch.Tensor:
         """L_attr, or 0 where its weight is: then it is not computed, and needs no attributes."""
-        return attribute_loss(codes, attributes, self.delta) if self.gamma else codes.new_zeros(())
+        if not self.gamma:
+            return codes.new_zeros(())
+        loss = attribute_loss(codes, attributes, self.delta)
+        if self.magnitude:
+            mean, std = (self.scale[key].to(attributes) for key in ("mean", "std"))
+            loss = loss + self.magnitude * magnitude_loss(codes, (attributes - mean) / std)
+        return loss
 
 
 class VAELoss(RegularizedLoss):
@@ -209,12 +247,11 @@ class VAELoss(RegularizedLoss):
     Args:
         reconstruction: L_r.
         beta_kl: weight of the divergence, the beta of beta-VAE.
-        gamma: weight of the attribute loss.
-        delta: its steepness.
+        kwargs: of ``RegularizedLoss``.
     """
 
-    def __init__(self, reconstruction: ReconstructionLoss, beta_kl: float, gamma: float, delta: float) -> None:
-        super().__init__(reconstruction, gamma, delta)
+    def __init__(self, reconstruction: ReconstructionLoss, beta_kl: float, **kwargs: Any) -> None:
+        super().__init__(reconstruction, **kwargs)
         self.beta_kl = beta_kl
 
     def forward(self, attribute: torch.Tensor, real: Elbo, scale: float) -> torch.Tensor:
@@ -230,10 +267,9 @@ class IntrospectiveLoss(RegularizedLoss):
         beta_rec: weight of the reconstruction error.
         beta_kl: weight of the divergence of real images, and of generated ones in the decoder.
         beta_neg: weight of the divergence of generated images in the encoder.
-        gamma: weight of the attribute loss.
-        delta: its steepness.
         eta: weight of the reconstruction error of generated images in the decoder.
         maps: the error of generated hearts, in both equations, is of their occupancy maps too, and not only of images.
+        kwargs: of ``RegularizedLoss``.
     """
 
     def __init__(
@@ -242,12 +278,11 @@ class IntrospectiveLoss(RegularizedLoss):
         beta_rec: float,
         beta_kl: float,
         beta_neg: float,
-        gamma: float,
-        delta: float,
         eta: float = 0.0,
         maps: bool = False,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(reconstruction, gamma, delta)
+        super().__init__(reconstruction, **kwargs)
         self.beta_rec, self.beta_kl, self.beta_neg, self.eta = beta_rec, beta_kl, beta_neg, eta
         self.maps = maps
 

@@ -13,9 +13,11 @@ from itertools import pairwise
 import torch
 from monai.networks.blocks import Convolution, UnetResBlock, UpSample
 from torch import nn
+from torch.nn import functional
 from torch.utils.checkpoint import checkpoint_sequential
 
 ACTIVATION = ("leakyrelu", {"negative_slope": 0.2, "inplace": True})
+BLUR = 8  # pixels: of an image blurred so, no wall can be read
 
 
 class Blocks(nn.Sequential):
@@ -175,6 +177,41 @@ class OccupancyMaps(nn.Module):
         return torch.cat([values[:, : self.images].to(maps.dtype), maps.flatten(1, 2)], dim=1)
 
 
+class RenderedHearts(nn.Module):
+    """Draw the hearts of the images from the occupancy maps: what changes a map changes the image alike.
+
+    A decoder whose images and maps only share features may move a wall in one of them. Here a small network, the same
+    for all slices, sees of a slice nothing but its maps and a blurred image, which tells how bright blood and muscle
+    are in this scan. What it draws replaces the image as far as the maps say that there is a heart.
+
+    Args:
+        images: number of channels that are images; behind them are three maps per slice.
+        spatial_size: height and width of the image.
+        width: feature channels.
+    """
+
+    def __init__(self, images: int, spatial_size: Sequence[int], width: int) -> None:
+        super().__init__()
+        self.images = images
+        self.blurred_size = [max(1, size // BLUR) for size in spatial_size]
+        self.drawing = nn.Sequential(
+            Convolution(2, 5, width, act=ACTIVATION, norm=None),
+            Convolution(2, width, width, act=ACTIVATION, norm=None),
+            Convolution(2, width, 1, conv_only=True),
+        )
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        """Images and maps to images that agree with the same maps, (B, C, H, W) both."""
+        images, flat = values[:, : self.images], values[:, self.images :]
+        maps = flat.unflatten(1, [-1, 3])
+        background = 1 - maps.sum(2)
+        coarse = functional.adaptive_avg_pool2d(images, self.blurred_size)
+        blurred = functional.interpolate(coarse, size=images.shape[2:], mode="bilinear")
+        slices = torch.cat([blurred[:, :, None], background[:, :, None], maps], dim=2).flatten(0, 1)
+        hearts = blurred + self.drawing(slices).view_as(images)
+        return torch.cat([background * images + (1 - background) * hearts, flat], dim=1)
+
+
 def residual_block(in_channels: int, out_channels: int, norm: str | tuple) -> nn.Module:
     """Two 3x3 convolutions with a shortcut."""
     return UnetResBlock(2, in_channels, out_channels, kernel_size=3, stride=1, norm_name=norm, act_name=ACTIVATION)
@@ -218,10 +255,11 @@ class VariationalAutoencoder(nn.Module):
         checkpointing: keep less for the gradient and compute it again, see ``Blocks``.
         image_channels: the first so many channels are images, and the others occupancy maps, see ``scripts.views``; all
             of them, if not given.
+        rendering_channels: width of a ``RenderedHearts`` at the decoder's end; 0 for none.
 
     Raises:
-        ValueError: for an unknown ``architecture``, when ``spatial_size`` does not fit the number of ``channels``, or
-            for channels that are neither images nor three maps per slice.
+        ValueError: for an unknown ``architecture``, when ``spatial_size`` does not fit the number of ``channels``, for
+            channels that are neither images nor three maps per slice, or for rendering without maps.
     """
 
     def __init__(
@@ -234,6 +272,7 @@ class VariationalAutoencoder(nn.Module):
         architecture: str = "residual",
         checkpointing: bool = False,
         image_channels: int | None = None,
+        rendering_channels: int = 0,
     ) -> None:
         super().__init__()
         images = in_channels if image_channels is None else image_channels
@@ -248,6 +287,10 @@ class VariationalAutoencoder(nn.Module):
         self.decoder = decoder(in_channels, spatial_size, channels, latent_dim, norm)
         if images < in_channels:
             self.decoder.append(OccupancyMaps(images))
+        if rendering_channels:
+            if images == in_channels:
+                raise ValueError(f"rendering_channels {rendering_channels} needs occupancy maps: --anatomy masks.")
+            self.decoder.append(RenderedHearts(images, spatial_size, rendering_channels))
         self.encoder.checkpointing = self.decoder.checkpointing = checkpointing
 
     @torch.jit.export

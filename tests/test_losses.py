@@ -14,6 +14,7 @@ from scripts.losses import (
     attribute_loss,
     kl_divergence,
     log_mean_exp,
+    magnitude_loss,
     soft_cross_entropy,
     soft_dice_loss,
 )
@@ -42,6 +43,29 @@ def test_ordered_codes_cost_next_to_nothing():
     attributes = torch.arange(10.0)[:, None]
     assert attribute_loss(attributes * 3, attributes, 10) < 1e-6
     assert attribute_loss(-attributes * 3, attributes, 10) > 1.7
+
+
+def test_magnitude_loss_is_the_squared_distance_and_leaves_out_what_is_missing():
+    standardized = torch.tensor([[1.0, float("nan")], [-1.0, 2.0]])
+    codes = torch.tensor([[1.5, 9.0, 7.0], [-1.0, 1.0, 7.0]], requires_grad=True)
+    loss = magnitude_loss(codes, standardized)
+    loss.backward()
+    assert loss.item() == pytest.approx(0.25 / 2 + 1)
+    assert torch.equal(codes.grad, torch.tensor([[0.5, 0, 0], [0, -2, 0]]))
+
+
+def test_magnitude_stands_beside_the_order_in_units_of_the_cohort():
+    scale = {"mean": [100.0], "std": [20.0]}
+    loss = VAELoss(ReconstructionLoss(1), beta_kl=1, gamma=1, delta=10, magnitude=0.5, attribute_scale=scale)
+    attributes = torch.tensor([[80.0], [120.0]])
+    exact = loss.attribute(torch.tensor([[-1.0], [1.0]]), attributes)
+    assert exact < 1e-6
+    assert loss.attribute(torch.tensor([[-2.0], [3.0]]), attributes) == pytest.approx(0.5 * (1 + 4) / 2, abs=1e-6)
+
+
+def test_magnitude_needs_a_scale():
+    with pytest.raises(ValueError, match="attribute_scale"):
+        VAELoss(ReconstructionLoss(1), beta_kl=1, gamma=1, delta=10, magnitude=0.5)
 
 
 def test_pairs_with_a_missing_value_are_left_out():

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from scripts.networks import ARCHITECTURES, OccupancyMaps, VariationalAutoencoder, sample
+from scripts.networks import ARCHITECTURES, OccupancyMaps, RenderedHearts, VariationalAutoencoder, sample
 
 SMALL = {"spatial_size": (32, 32), "channels": (8, 16, 16), "latent_dim": 10}
 GROUP = ["group", {"num_groups": 4}]
@@ -53,6 +53,43 @@ def test_shares_keep_full_precision_under_mixed_precision():
 def test_channels_that_are_no_maps_are_refused():
     with pytest.raises(ValueError, match="in_channels 6 needs to be image_channels 2, or four times"):
         VariationalAutoencoder(6, **SMALL, image_channels=2)
+
+
+def rendered(images, maps):
+    """Two slices of 16 x 16 pixels, drawn from their maps."""
+    torch.manual_seed(0)
+    return RenderedHearts(2, (16, 16), 4)(torch.cat([images, maps.flatten(1, 2)], dim=1))
+
+
+def test_a_heart_is_drawn_from_its_maps_and_the_rest_stays():
+    images, maps = torch.rand(1, 2, 16, 16), torch.zeros(1, 2, 3, 16, 16)
+    maps[:, 0, 1, 4:8, 4:8] = 1
+    found = rendered(images, maps)
+    assert torch.equal(found[:, 2:], maps.flatten(1, 2))
+    heart = maps[:, 0].sum(1).bool()
+    assert torch.equal(found[:, 0][~heart], images[:, 0][~heart])
+    assert torch.equal(found[:, 1], images[:, 1])
+    assert not torch.allclose(found[:, 0][heart], images[:, 0][heart])
+
+
+def test_all_slices_are_drawn_alike():
+    image, maps = torch.rand(1, 1, 16, 16).expand(1, 2, 16, 16), torch.rand(1, 1, 3, 16, 16).expand(1, 2, 3, 16, 16) / 3
+    found = rendered(image, maps)
+    assert torch.allclose(found[:, 0], found[:, 1], atol=1e-6)
+
+
+def test_no_wall_can_be_read_from_the_image_that_is_drawn_over():
+    """Where the maps are full, only the image's blurred brightness counts, and not where its walls were."""
+    maps = torch.zeros(1, 2, 3, 16, 16)
+    maps[:, :, 0] = 1
+    image = torch.rand(1, 2, 16, 16)
+    moved = image.unflatten(3, (2, 8)).flip(4).flatten(3)  # within the squares of the blur
+    assert torch.allclose(rendered(image, maps), rendered(moved, maps), atol=1e-6)
+
+
+def test_drawing_needs_maps():
+    with pytest.raises(ValueError, match="rendering_channels 4 needs occupancy maps"):
+        VariationalAutoencoder(2, **SMALL, rendering_channels=4)
 
 
 def test_maps_add_no_weights_to_those_of_their_channels():

@@ -95,7 +95,7 @@ def make_trainer(method, network, batch, weights, distance, view, **kwargs) -> V
     )
     common = {"device": torch.device("cpu"), "max_epochs": 2, "train_data_loader": [batch], "network": network}
     if "SI" not in method:
-        loss = VAELoss(reconstruction, weights.beta_kl, weights.gamma, weights.delta)
+        loss = VAELoss(reconstruction, weights.beta_kl, gamma=weights.gamma, delta=weights.delta)
         trainer = VAETrainer(optimizer=optimizer_of(network), loss_function=loss, decollate=False, **common, **kwargs)
     else:
         given = {key: getattr(weights, key) for key in ("beta_rec", "beta_kl", "beta_neg", "gamma", "delta", "eta")}

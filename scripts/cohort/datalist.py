@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from scripts.cohort.attributes import AREAS, CARDIAC_OUTPUT, DERIVED, VOLUMES
 from scripts.cohort.layout import MASKS, PHASES, PREDICTED
 from scripts.cohort.split import SECTIONS
@@ -122,6 +124,20 @@ def read_datalist(path: str | os.PathLike) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"datalist '{path}' needs sections {', '.join(SECTIONS)}; write it again with 'run prepare'.")
     return content
+
+
+def attribute_scale(items: Sequence[Mapping[str, Any]], attributes: Sequence[str]) -> dict[str, list[float]]:
+    """Mean and standard deviation of each attribute over subjects that have it, as ``mean`` and ``std``.
+
+    Of what does not vary, the standard deviation is given as 1, since it needs no scale.
+
+    Args:
+        items: subjects of a datalist.
+        attributes: their names.
+    """
+    values = np.array([[np.nan if item[name] is None else item[name] for name in attributes] for item in items], float)
+    std = np.nanstd(values, axis=0)
+    return {"mean": np.nanmean(values, axis=0).tolist(), "std": np.where(std > 0, std, 1).tolist()}
 
 
 def file_hash(datalist: str | os.PathLike) -> str:

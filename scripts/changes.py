@@ -1,0 +1,97 @@
+"""What a decoder has to learn for a changed code to show the changed heart: a term that the paper has not.
+
+The attribute loss (Eq. 2) is of the encoder alone: it says what dimension k of a scan's code shall be, and nothing of
+what the decoder makes of a code in which that dimension is another. Since all dimensions carry the size of a heart, it
+does half of what it was asked. Here it is asked, and its decoded maps are measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import nn
+
+from scripts.cohort.attributes import VOLUMES
+from scripts.views import View
+
+
+class ChangeLoss(nn.Module):
+    """How far the volumes of decoded maps are from those that moved codes ask for.
+
+    The regularized dimensions of each code move at random and independently of each other; dimension k then asks for
+    the volume ``mean_k + std_k * z_k``, as ``magnitude_loss`` teaches it to the encoder. The error is squared, in
+    standard deviations, summed over attributes. Codes come without gradient: this is for the decoder to learn.
+
+    Smeared maps would have the right volume, too. So shares are sharpened before they are measured, and the term comes
+    in late and small, once the decoder draws hearts.
+
+    Args:
+        weight: of the term, once it is all there.
+        view: a stack with occupancy maps, whose volumes can be measured.
+        spacing: pixel size in mm.
+        attributes: volumes, in the order of their dimensions.
+        attribute_scale: their ``mean`` and ``std`` in the training cohort, in mL.
+        reach: standard deviation of the moves, in units of the dimensions.
+        sharpness: power to which shares are raised before they are measured.
+        start: first epoch with the term.
+        ramp: epochs from there on in which it grows to its weight.
+
+    Raises:
+        ValueError: for a view or attributes that decoded maps do not show, naming the key.
+    """
+
+    def __init__(
+        self,
+        weight: float,
+        view: View,
+        spacing: float,
+        attributes: Sequence[str],
+        attribute_scale: Mapping[str, Sequence[float]],
+        reach: float,
+        sharpness: float,
+        start: int,
+        ramp: int,
+    ) -> None:
+        super().__init__()
+        if not (view.is_stack and view.mapped):
+            raise ValueError("change_weight needs decoded volumes: --slices stack and --anatomy masks, or set it to 0.")
+        others = [name for name in attributes if name not in VOLUMES]
+        if others:
+            raise ValueError(
+                f"change_weight needs volumes as attributes, which {', '.join(others)} is not; set it to 0."
+            )
+        self.weight, self.view, self.spacing, self.names = weight, view, spacing, tuple(attributes)
+        self.scale = {key: torch.tensor(values) for key, values in attribute_scale.items()}
+        self.reach, self.sharpness, self.start, self.ramp = reach, sharpness, start, ramp
+
+    def weight_at(self, epoch: int) -> float:
+        """The weight in an epoch, the first of which is 1."""
+        return self.weight * min(max(epoch - self.start + 1, 0) / max(self.ramp, 1), 1)
+
+    def forward(
+        self, decode: Callable[[torch.Tensor], torch.Tensor], codes: torch.Tensor, noise: torch.Tensor
+    ) -> torch.Tensor:
+        """Errors (B,).
+
+        Args:
+            decode: codes to all channels (B, C, H, W).
+            codes: (B, D).
+            noise: drawn from N(0, I), (B, D).
+        """
+        count = len(self.names)
+        asked = codes.detach()[:, :count] + self.reach * noise[:, :count]
+        decoded = decode(torch.cat([asked, codes.detach()[:, count:]], dim=1))
+        volumes = self.view.volumes(sharpened(decoded.to(asked.dtype), self.view, self.sharpness), self.spacing)
+        mean, std = (self.scale[key].to(asked) for key in ("mean", "std"))
+        found = (torch.stack([volumes[name] for name in self.names], dim=1) - mean) / std
+        return (found - asked).square().sum(1)
+
+
+def sharpened(values: torch.Tensor, view: View, power: float) -> torch.Tensor:
+    """All channels (B, C, H, W) with the shares of each pixel, background included, raised to a power and made shares."""
+    maps = view.slice_maps(values)
+    background = (1 - maps.sum(-3, keepdim=True)).clamp(min=0)
+    shares = torch.cat([background, maps], dim=-3).clamp(min=0) ** power
+    sharp = (shares / shares.sum(-3, keepdim=True))[..., 1:, :, :]
+    return torch.cat([values[:, : view.images], sharp.flatten(1, 3)], dim=1)

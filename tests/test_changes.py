@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+from scripts.changes import ChangeLoss, sharpened
+from scripts.engines import IntrospectiveTrainer, VAETrainer
+from scripts.losses import IntrospectiveLoss, ReconstructionLoss, VAELoss
+from scripts.networks import VariationalAutoencoder
+from scripts.views import View
+
+VIEW = View(["ED", "ES"], "stack", "masks", stack_slices=2)
+NAMES = ["RVEDV", "LVESV"]  # not in the order of the maps
+SCALE = {"mean": [3.0, 2.0], "std": [0.5, 0.25]}
+PLACES = [VIEW.channel_names.index(name) for name in ("ED base RV", "ES base LV")]
+PIXELS = 16 * 16 * 2.0**2 * 10 / 1000  # mL of a full map
+
+
+def make_loss(**kwargs):
+    settings = {"weight": 2.0, "reach": 1.0, "sharpness": 1, "start": 1, "ramp": 1} | kwargs
+    return ChangeLoss(view=VIEW, spacing=2.0, attributes=NAMES, attribute_scale=SCALE, **settings)
+
+
+def decode_truly(codes, strength=1.0):
+    """Hearts whose volumes are what the first dimensions ask for, or moved by a part of it only."""
+    shares = (torch.tensor(SCALE["mean"]) + strength * codes[:, :2] * torch.tensor(SCALE["std"])) / PIXELS
+    values = torch.zeros(len(codes), VIEW.channels, 16, 16)
+    values[:, PLACES] = shares[:, :, None, None]
+    return values
+
+
+def test_a_decoder_that_does_what_is_asked_costs_nothing():
+    codes, noise = torch.randn(4, 5), torch.randn(4, 5)
+    assert make_loss()(decode_truly, codes, noise).max() < 1e-6
+
+
+def test_half_strength_costs_the_other_half_squared():
+    codes, noise = torch.zeros(4, 5), torch.randn(4, 5)
+    errors = make_loss(reach=0.4)(lambda codes: decode_truly(codes, 0.5), codes, noise)
+    assert torch.allclose(errors, (0.2 * noise[:, :2]).square().sum(1), atol=1e-5)
+
+
+def test_the_other_dimensions_stay_where_they_are():
+    seen = []
+    codes = torch.randn(4, 5)
+    make_loss()(lambda codes: decode_truly(seen.append(codes) or codes), codes, torch.ones(4, 5))
+    assert torch.equal(seen[0][:, 2:], codes[:, 2:])
+    assert torch.allclose(seen[0][:, :2], codes[:, :2] + 1)
+
+
+def test_smeared_shares_do_not_count():
+    values = torch.zeros(1, VIEW.channels, 16, 16)
+    values[:, PLACES[0]] = 0.2
+    loss = make_loss(sharpness=4)
+    smeared = VIEW.volumes(sharpened(values, VIEW, loss.sharpness), 2.0)["RVEDV"]
+    assert smeared < 0.03 * VIEW.volumes(values, 2.0)["RVEDV"]
+    values[:, PLACES[0]] = 1
+    assert torch.equal(sharpened(values, VIEW, 4), values)
+
+
+def test_it_comes_in_late_and_grows():
+    loss = make_loss(start=3, ramp=4)
+    assert [loss.weight_at(epoch) for epoch in (1, 2, 3, 4, 6, 9)] == [0, 0, 0.5, 1, 2, 2]
+
+
+@pytest.mark.parametrize("view", [View(), View(slices="stack"), View(anatomy="masks")])
+def test_views_without_volumes_are_refused(view):
+    with pytest.raises(ValueError, match="--slices stack and --anatomy masks"):
+        ChangeLoss(1, view, 2.0, NAMES, SCALE, 1, 1, 1, 1)
+
+
+def test_attributes_that_are_no_volumes_are_refused():
+    with pytest.raises(ValueError, match="LVEF is not"):
+        ChangeLoss(1, VIEW, 2.0, ["RVEDV", "LVEF"], SCALE, 1, 1, 1, 1)
+
+
+def make_trainer(kind, change_loss, **kwargs):
+    torch.manual_seed(0)
+    network = VariationalAutoencoder(
+        VIEW.channels, (16, 16), (4, 8), 5, ("group", {"num_groups": 4}), image_channels=VIEW.images
+    ).double()
+    batch = {"image": torch.rand(4, VIEW.channels, 16, 16).double(), "attributes": torch.rand(4, 2).double()}
+    reconstruction = ReconstructionLoss(1, segmentation_weight=0.1, view=VIEW)
+    weights = {"gamma": 0.3, "delta": 10}
+    options = {"train_data_loader": [batch], "device": torch.device("cpu"), "max_epochs": 1, "decollate": False}
+    if kind is VAETrainer:
+        optimizer = torch.optim.SGD(network.parameters(), 0)
+        loss = VAELoss(reconstruction, beta_kl=1, **weights)
+    else:
+        optimizer = torch.optim.SGD(network.encoder.parameters(), 0)
+        options["decoder_optimizer"] = torch.optim.SGD(network.decoder.parameters(), 0)
+        loss = IntrospectiveLoss(reconstruction, 0.8, 1, 8, **weights)
+    options |= {"network": network, "optimizer": optimizer, "loss_function": loss, "change_loss": change_loss}
+    return kind(**options, **kwargs)
+
+
+def gradients(trainer):
+    torch.manual_seed(3)
+    trainer.run()
+    return {name: parameter.grad.clone() for name, parameter in trainer.network.named_parameters()}
+
+
+@pytest.mark.parametrize("kind", [VAETrainer, IntrospectiveTrainer])
+def test_only_the_decoder_learns_from_it(kind):
+    without = gradients(make_trainer(kind, None))
+    trainer = make_trainer(kind, make_loss())
+    with_it = gradients(trainer)
+    assert trainer.state.output["terms"]["change_loss"] > 0
+    assert all(torch.equal(with_it[name], without[name]) for name in without if name.startswith("encoder"))
+    assert any(not torch.allclose(with_it[name], without[name]) for name in without if name.startswith("decoder"))
+
+
+def test_its_gradient_is_that_of_the_weighted_mean():
+    trainer = make_trainer(VAETrainer, make_loss(weight=3.0))
+    oracle = copy.deepcopy(trainer.network)
+    without, with_it = gradients(make_trainer(VAETrainer, None)), gradients(trainer)
+    torch.manual_seed(3)
+    image = trainer.data_loader[0]["image"]
+    noise, moves = (torch.randn(4, 5, dtype=torch.float64) for _ in range(2))
+    mean, log_variance = oracle.encode(image)
+    codes = (mean + noise * (0.5 * log_variance).exp()).detach()
+    (3 * make_loss()(oracle.decode, codes, moves).mean()).backward()
+    for name, parameter in oracle.decoder.named_parameters():
+        change = with_it[f"decoder.{name}"] - without[f"decoder.{name}"]
+        assert torch.allclose(change, parameter.grad, atol=1e-10)
+
+
+def test_micro_batches_change_nothing():
+    whole, parts = (gradients(make_trainer(VAETrainer, make_loss(), micro_batch_size=size)) for size in (None, 3))
+    assert all(torch.allclose(whole[name], parts[name], rtol=1e-9, atol=1e-11) for name in whole)
+
+
+def test_before_its_first_epoch_it_is_not_computed():
+    trainer = make_trainer(VAETrainer, make_loss(start=2))
+    trainer.run()
+    assert "change_loss" not in trainer.state.output["terms"]

@@ -89,7 +89,7 @@ class ChangeLoss(nn.Module):
 
 
 def sharpened(values: torch.Tensor, view: View, power: float) -> torch.Tensor:
-    """All channels (B, C, H, W) with the shares of each pixel, background included, raised to a power and made shares."""
+    """All channels (B, C, H, W), the shares of each pixel background too, raised to a power and made shares again."""
     maps = view.slice_maps(values)
     background = (1 - maps.sum(-3, keepdim=True)).clamp(min=0)
     shares = torch.cat([background, maps], dim=-3).clamp(min=0) ** power

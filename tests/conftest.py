@@ -30,7 +30,7 @@ def shared(path: str) -> Path:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests of a folder, or of a file that lies in none, on one process of pytest-xdist: they share fixtures."""
+    """Keep the tests of a folder, or of a file in none, on one process of pytest-xdist: they share fixtures."""
     for item in items:
         folder = item.path.parent
         item.add_marker(pytest.mark.xdist_group(str(item.path if folder == ROOT / "tests" else folder)))

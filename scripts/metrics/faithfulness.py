@@ -23,8 +23,8 @@ def faithfulness(requested: np.ndarray, measured: np.ndarray, names: Sequence[st
     """Whether measured changes are those that were requested.
 
     Args:
-        requested: (A, subjects, R): by how many mL attribute k was asked to change, and all others not at all; NaN for
-            requests that were not made.
+        requested: (A, subjects, R, A): by how many mL each attribute was to change where attribute k was asked to: all
+            others by 0, or as they go with it; NaN for requests that were not made.
         measured: (A, subjects, R, A): by how many mL each attribute did change; NaN where that is not known.
         names: of the attributes.
         seed: of the bootstrap.
@@ -37,15 +37,15 @@ def faithfulness(requested: np.ndarray, measured: np.ndarray, names: Sequence[st
         - ``error``: mean absolute difference of measured and requested change, in mL;
         - ``monotonicity``: share of neighboring requests of a subject, among them that for no change, of which the
           larger one has the larger measured value;
-        - ``drift``: mean absolute change of the other attributes, in parts of the change that was asked for.
+        - ``drift``: mean absolute difference of the other attributes' changes from what was requested of them, in parts
+          of the change that was asked for.
 
     Raises:
         ValueError: for arrays that do not fit each other, or requests for no change.
     """
     requested, measured = _checked(requested, measured, names)
     sums = [change_sums(*asked, k) for k, asked in enumerate(zip(requested, measured, strict=True))]
-    known = np.isfinite(requested) & np.isfinite(np.moveaxis(np.diagonal(measured, axis1=0, axis2=3), -1, 0))
-    reasons = [_too_few(count, "requests that were measured") for count in known.any(axis=2).sum(axis=1)]
+    reasons = [_too_few(np.count_nonzero(of_one[:, 0]), "requests that were measured") for of_one in sums]
     return _reports(FIGURES, change_figures, sums, names, reasons, seed)
 
 
@@ -63,7 +63,7 @@ def measurement(truth: np.ndarray, measured: np.ndarray, names: Sequence[str], s
         will find the same share of a change.
     """
     sums = [value_sums(*pair) for pair in zip(np.transpose(truth), np.transpose(measured), strict=True)]
-    reasons = [_too_few(int(np.count_nonzero(of_one[:, 0])), "values that were measured") for of_one in sums]
+    reasons = [_too_few(np.count_nonzero(of_one[:, 0]), "values that were measured") for of_one in sums]
     return _reports(ERRORS, value_figures, sums, names, reasons, seed)
 
 
@@ -89,23 +89,16 @@ def change_sums(requested: np.ndarray, measured: np.ndarray, attribute: int) -> 
     """What ``change_figures`` needs to know of each subject: (subjects, LINE + 5).
 
     Args:
-        requested: (subjects, R).
-        measured: (subjects, R, A).
+        requested, measured: (subjects, R, A).
         attribute: the one that was asked to change.
     """
-    own = measured[..., attribute]
-    known = np.isfinite(requested) & np.isfinite(own)
-    off = np.delete(np.abs(measured), attribute, axis=2) / np.abs(requested)[..., None]
-    strayed = known[..., None] & np.isfinite(off)
-    rising, neighbors = order_counts(requested, own)
-    parts = [
-        np.where(known, np.abs(own - requested), 0).sum(axis=1),
-        rising,
-        neighbors,
-        np.where(strayed, off, 0).sum(axis=(1, 2)),
-        strayed.sum(axis=(1, 2)),
-    ]
-    return np.column_stack([line_sums(requested, own), *parts])
+    asked, own = requested[..., attribute], measured[..., attribute]
+    wrong = np.abs(measured - requested)
+    strayed = np.delete(wrong, attribute, axis=2) / np.abs(asked)[..., None]
+    rising, neighbors = order_counts(asked, own)
+    parts = [np.nansum(wrong[..., attribute], axis=1), rising, neighbors]
+    parts += [np.nansum(strayed, axis=(1, 2)), np.isfinite(strayed).sum(axis=(1, 2))]
+    return np.column_stack([line_sums(asked, own), *parts])
 
 
 def change_figures(sums: np.ndarray) -> np.ndarray:
@@ -180,12 +173,13 @@ def _reports(
 
 def _checked(requested: np.ndarray, measured: np.ndarray, names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     requested, measured = np.asarray(requested, float), np.asarray(measured, float)
-    if requested.ndim != 3 or len(names) != len(requested) or measured.shape != (*requested.shape, len(names)):
+    count = len(names)
+    if requested.ndim != 4 or requested.shape != measured.shape or requested.shape[::3] != (count, count):
         raise ValueError(
-            f"requested has shape {requested.shape} and measured {measured.shape}: give (A, subjects, R) and "
-            f"(A, subjects, R, A) for the {len(names)} attributes {list(names)}."
+            f"requested has shape {requested.shape} and measured {measured.shape}: give (A, subjects, R, A) for the "
+            f"{count} attributes {list(names)}."
         )
-    if (requested == 0).any():
+    if any((asked[..., k] == 0).any() for k, asked in enumerate(requested)):
         raise ValueError("A request for a change of 0 mL tells nothing of changes: leave it out.")
     return requested, measured
 

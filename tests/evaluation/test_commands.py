@@ -85,7 +85,7 @@ def test_methods_without_attribute_loss_have_no_walks(study):
 @pytest.mark.slow
 def test_a_ceiling_serves_all_methods_of_an_input(study):
     assert len(list(study.glob("ceiling_*/ceiling.pt"))) == 2
-    logs = {path.parent.name: "Training the supervised ceiling" in path.read_text() for path in study.glob("*/run.log")}
+    logs = {path.parent.name: "Training the ceiling" in path.read_text() for path in study.glob("*/run.log")}
     assert sum(logs.values()) == 2
     assert logs["ar_sivae_ed_es_seed_0"]
 

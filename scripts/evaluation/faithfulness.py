@@ -114,6 +114,7 @@ class Faithfulness:
         network: the model.
         view, spacing: of its images.
         names: of its attributes.
+        regularized: whether dimension k was trained to follow attribute k.
         instruments: name to instrument, the one to believe first.
         segmentation: finds the heart.
         lpips: distance of images that was not part of the training.
@@ -127,7 +128,7 @@ class Faithfulness:
         seed: of the intervals.
 
     Raises:
-        ValueError: for changes or a limit that tell nothing, naming their key.
+        ValueError: for a model that cannot be asked, and changes or a limit that tell nothing, naming their key.
     """
 
     def __init__(
@@ -136,6 +137,7 @@ class Faithfulness:
         view: View,
         spacing: float,
         names: Sequence[str],
+        regularized: bool,
         instruments: Mapping[str, Instrument],
         segmentation: Segmentation,
         lpips: PerceptualDistance,
@@ -148,6 +150,8 @@ class Faithfulness:
         device: str | torch.device = "cpu",
         seed: int = 0,
     ) -> None:
+        if not regularized:
+            raise ValueError("whatif needs dimensions that follow attributes: this model has none, set --whatif False.")
         check_kind(kind)
         check_changes(changes, round_trip)
         if limit is not None and limit < 1:

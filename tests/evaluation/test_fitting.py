@@ -30,7 +30,8 @@ def trainer(network, epochs=30):
 def fit(folder, settings=None, epochs=1, network=None):
     """Fit a network, or load what is in the folder."""
     network = network or regressor()
-    return fit_once(network, trainer(network, epochs), folder, settings or {}, name="judge", keys="ceiling")
+    keys = {"folder": "ceiling_dir", "learning_rate": "ceiling_learning_rate"}
+    return fit_once(network, trainer(network, epochs), folder, settings or {}, "judge", keys)
 
 
 def test_a_network_learns_and_is_not_trained_twice(tmp_path):

@@ -20,6 +20,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from scripts.figures import DPI, LARGE, NORMAL, SMALL, WIDTH, attribute_name, number
 from scripts.metrics import held_out_r2, spearman
+from scripts.metrics.faithfulness import line_of, line_sums
 
 STYLES = (("black", "-"), ("tab:blue", "--"), ("tab:orange", "-."), ("tab:red", ":"))
 MARKERS = "osD^vPX*<>"
@@ -153,6 +154,35 @@ def correlation_figure(
     return figure
 
 
+def change_figure(requested: np.ndarray, measured: Mapping[str, np.ndarray], names: Sequence[str]) -> Figure:
+    """Measured against requested changes, a panel per attribute.
+
+    Dots are subjects, by the first instrument, whose line the titles describe; marks are each instrument's means with
+    the interval of 95% of the mean.
+
+    Args:
+        requested: (A, subjects, R), in mL; NaN where a request was not made.
+        measured: name of an instrument, the one to believe first, to what it measured, (A, subjects, R).
+        names: of the attributes.
+    """
+    figure, axes = _panels(len(names))
+    reach = 1.1 * np.max(np.abs(requested), initial=1, where=np.isfinite(requested))
+    first = next(iter(measured.values()))
+    for k, (axis, name) in enumerate(zip(axes, names, strict=True)):
+        axis.axline((0, 0), slope=1, color="0.6", linewidth=1, linestyle="--", label="as requested", zorder=0)
+        axis.plot(requested[k].ravel(), first[k].ravel(), ".", color="0.75", markersize=3, zorder=1)
+        for index, (instrument, values) in enumerate(measured.items()):
+            _draw_means(axis, requested[k], values[k], instrument, index, reach)
+        slope, r2 = (float(value[0]) for value in line_of(line_sums(requested[k], first[k]).sum(0, keepdims=True)))
+        axis.set_title(f"{attribute_name(name)}:  slope {number(slope)},  R² {number(r2)}", fontsize=LARGE)
+        axis.set_xlabel("requested change (mL)", fontsize=NORMAL)
+        axis.set_ylabel("measured change (mL)", fontsize=NORMAL)
+        axis.set_xlim(-reach, reach)
+    handles = {label: line for axis in axes for line, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    _legend_below(figure, handles, f"slope, R² and dots (subjects) by {next(iter(measured))}; means with 95% intervals")
+    return figure
+
+
 def curves_figure(
     scalars: Mapping[str, tuple[Sequence[int], Sequence[float]]],
     warmup_epochs: int = 0,
@@ -270,6 +300,27 @@ def _legend_below(figure: Figure, handles: Mapping, title: str) -> None:
         fontsize=NORMAL,
         title_fontsize=NORMAL,
         frameon=False,
+    )
+
+
+def _draw_means(axis: Axes, requested: np.ndarray, measured: np.ndarray, label: str, index: int, reach: float) -> None:
+    """Mean measured change at each request with its interval, beside those of other instruments."""
+    at = np.unique(requested[np.isfinite(requested)])
+    groups = [measured[(requested == value) & np.isfinite(measured)] for value in at]
+    means = [group.mean() if len(group) else np.nan for group in groups]
+    errors = [stats.t.ppf(0.975, len(g) - 1) * stats.sem(g) if len(g) > 1 else np.nan for g in groups]
+    style = {"markerfacecolor": FILLS[index % len(FILLS)], "markeredgecolor": "black", "ecolor": "black"}
+    axis.errorbar(
+        at + (index - 1) * 0.03 * reach,
+        means,
+        yerr=errors,
+        fmt=MARKERS[index % len(MARKERS)],
+        markersize=5,
+        elinewidth=0.8,
+        capsize=2,
+        label=label,
+        zorder=2 + index,
+        **style,
     )
 
 

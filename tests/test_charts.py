@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.patches import Rectangle
+from scipy import stats
 from torch.utils.tensorboard import SummaryWriter
 
 from scripts.charts import (
+    change_figure,
     correlation_figure,
     curves_figure,
     pareto_figure,
@@ -163,6 +165,42 @@ def test_no_value_of_a_long_training_is_dropped(tmp_path):
 def test_a_folder_without_scalars_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=tmp_path.name):
         read_scalars(tmp_path)
+
+
+# Counterfactuals
+
+
+@pytest.fixture
+def answers():
+    """Requests to 12 subjects, some not made, and two instruments: one finds half of them, one all."""
+    requested = np.tile([-20.0, -10, 10, 20], (2, 12, 1))
+    requested[0, :3, 3] = np.nan
+    spread = np.linspace(-1, 1, 12)[:, None]
+    return requested, {"segmentation": 0.5 * requested + spread, "regressor": requested + spread}
+
+
+def test_changes_are_described_by_the_first_instrument(answers):
+    axis = change_figure(*answers, NAMES).axes[1]
+    assert axis.get_title() == "RVESV (ES):  slope 0.50,  R² 0.99"
+    assert len(axis.lines[1].get_xdata()) == 48
+    assert (axis.get_xlabel(), axis.get_ylabel()) == ("requested change (mL)", "measured change (mL)")
+
+
+def test_means_of_changes_have_the_interval_of_a_mean(answers):
+    requested, measured = answers
+    figure = change_figure(requested, measured, NAMES)
+    containers = {each.get_label(): each for each in figure.axes[0].containers}
+    assert list(containers) == ["segmentation", "regressor"]
+    means = containers["regressor"].lines[0].get_ydata()
+    known = measured["regressor"][0, 3:, 3]
+    assert means[3] == pytest.approx(known.mean())
+    low, high = containers["regressor"].lines[2][0].get_segments()[3][:, 1]
+    assert (low, high) == pytest.approx(stats.t.interval(0.95, 8, known.mean(), stats.sem(known)))
+
+
+def test_without_any_request_there_is_an_empty_figure(answers):
+    requested = np.full((2, 12, 4), np.nan)
+    assert "slope –" in change_figure(requested, {"segmentation": requested}, NAMES).axes[0].get_title()
 
 
 # Pareto

@@ -19,6 +19,7 @@ from monai.utils.enums import CommonKeys as Keys
 
 from scripts.calibration.faults import OTHER_SLICE, crop_faults
 from scripts.calibration.novelty import FEWEST, Novelty, NoveltyModel, Readings, readings
+from scripts.calibration.population import Population, fit_population
 from scripts.calibration.volumes import Estimate, Line, fit_line, shortfalls
 from scripts.checkpoint import BEST, LAST, fingerprint, load_weights
 from scripts.cohort.attributes import SIGNED
@@ -47,6 +48,8 @@ class Calibration:
         novelty: the check of the range.
         explained: share of the validation images' variance about the mean training image that reconstructions explain;
             at 0 and below they are no better than that image. None without validation subjects.
+        population: how codes and attributes belong together, for counterfactuals; None where the attributes are not
+            regularized, and in a file of an earlier version.
     """
 
     def __init__(
@@ -57,10 +60,11 @@ class Calibration:
         quantiles: Mapping[str, Sequence[float]],
         novelty: NoveltyModel,
         explained: float | None = None,
+        population: Population | None = None,
     ) -> None:
         self.checkpoint_sha256, self.settings = checkpoint_sha256, dict(settings)
         self.lines, self._quantiles, self.novelty_model = dict(lines), dict(quantiles), novelty
-        self.explained = explained
+        self.explained, self.population = explained, population
 
     @classmethod
     def read(cls, path: str | os.PathLike, checkpoint_sha256: str) -> Calibration:
@@ -80,6 +84,8 @@ class Calibration:
             if missing:
                 raise ValueError(f"its settings lack {', '.join(sorted(missing))}")
             lines = {name: Line(**line) for name, line in content.pop("lines").items()}
+            population = content.pop("population", None)
+            content["population"] = population and Population.from_state(population)
             calibration = cls(lines=lines, novelty=NoveltyModel(**content.pop("novelty")), **content)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(
@@ -97,7 +103,8 @@ class Calibration:
         lines = {name: line._asdict() for name, line in self.lines.items()}
         bound = {"version": VERSION, "checkpoint_sha256": self.checkpoint_sha256, "settings": self.settings}
         fitted = {"lines": lines, "quantiles": self._quantiles, "novelty": self.novelty_model.state()}
-        write_json(path, bound | fitted | {"explained": self.explained})
+        population = self.population and self.population.state()
+        write_json(path, bound | fitted | {"explained": self.explained, "population": population})
 
     @property
     def view(self) -> View:
@@ -295,9 +302,11 @@ class Calibrator:
     def is_done(self, path: Path, sha256: str) -> bool:
         """Whether the file is of these weights and settings."""
         try:
-            return Calibration.read(path, sha256).settings == self.settings
+            present = Calibration.read(path, sha256)
         except (FileNotFoundError, ValueError):
             return False
+        complete = present.population is not None or not self.regularized  # an earlier version wrote no population
+        return complete and present.settings == self.settings
 
     def fit(
         self, sha256: str, training: CalibrationSubjects, other: CalibrationSubjects, validation: CalibrationSubjects
@@ -315,7 +324,8 @@ class Calibrator:
         table = np.nanpercentile(training.attributes, PERCENTILES, axis=0).T
         quantiles = {name: values.round(3).tolist() for name, values in zip(names, table, strict=True)}
         explained = validation.images.explained(training.images)
-        return Calibration(sha256, self.settings, lines, quantiles, novelty, explained)
+        population = fit_population(*pairs[0], names) if self.regularized else None
+        return Calibration(sha256, self.settings, lines, quantiles, novelty, explained, population)
 
     def report(self, calibration: Calibration, path: Path) -> None:
         """Print what the calibration can and cannot do."""

@@ -6,21 +6,12 @@ what is easy to read. So a small regressor is trained on the very crops of the t
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
-from monai.engines import SupervisedTrainer
 from monai.networks.nets import Regressor
 from torch import nn
-
-from scripts.checkpoint import fit_weights, read, refuse_other_settings, save
-from scripts.storage import output_folder, write_json
-
-WEIGHTS, SETTINGS = "ceiling.pt", "ceiling.json"
 
 
 class AttributeRegressor(nn.Module):
@@ -81,43 +72,3 @@ class StandardizedError(nn.Module):
         target = torch.where(known, attributes, prediction.detach())
         error = ((prediction - target) / self.std.to(prediction)).square()
         return error.sum() / known.sum().clamp(min=1)
-
-
-def fit(
-    network: AttributeRegressor, trainer: SupervisedTrainer, folder: str | os.PathLike, settings: Mapping[str, Any]
-) -> AttributeRegressor:
-    """Train the regressor, or load it where that has been done.
-
-    Args:
-        network: is trained in place.
-        trainer: trains it.
-        folder: of ``ceiling.pt`` and ``ceiling.json``. It can serve several methods, since only data decide it.
-        settings: what the ceiling depends on; those of one that is found must be the same.
-
-    Raises:
-        ValueError: naming settings that differ, or when there are none beside the weights.
-        FloatingPointError: for weights that are not finite; they are not saved.
-    """
-    folder = output_folder(folder, "ceiling_dir")
-    if (folder / WEIGHTS).is_file():
-        _refuse_another(folder / SETTINGS, settings)
-        fit_weights(network, read(folder / WEIGHTS), folder / WEIGHTS)
-        return network
-    print(f"Training the supervised ceiling for {trainer.state.max_epochs} epochs.", flush=True)
-    trainer.run()
-    if not all(tensor.isfinite().all() for tensor in network.state_dict().values()):
-        raise FloatingPointError("the supervised ceiling diverged: lower --ceiling_learning_rate.")
-    write_json(folder / SETTINGS, settings)
-    save(network.state_dict(), folder / WEIGHTS)
-    return network
-
-
-def _refuse_another(path: Path, settings: Mapping[str, Any]) -> None:
-    if not path.is_file():
-        raise ValueError(f"'{path}' is missing, so that {WEIGHTS} beside it may be of other data: remove that.")
-    try:
-        refuse_other_settings(json.loads(path.read_text()), settings, path)
-    except ValueError as error:
-        raise ValueError(
-            f"This ceiling is of other data or settings: {error} For it, name another --ceiling_dir."
-        ) from error

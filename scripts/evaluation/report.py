@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,8 +13,9 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 
-from scripts.charts import correlation_figure, curves_figure, read_scalars, scatter_figure
+from scripts.charts import change_figure, correlation_figure, curves_figure, read_scalars, scatter_figure
 from scripts.checkpoint import save
+from scripts.evaluation.faithfulness import Answers, Faithfulness, own
 from scripts.evaluation.images import dice_summary, quality_summary
 from scripts.evaluation.interpretability import MODEL, CodeRow, both_protocols, code_rows
 from scripts.evaluation.samples import GeneratedSamples, SamplePairs
@@ -67,6 +69,7 @@ class EvaluationReport:
         network: the model.
         samples: draws from the prior.
         tensorboard_dir: of the training, for its curves; there are none where it holds no log.
+        faithfulness: measures counterfactuals, whose numbers then go into ``whatif.csv``; None leaves them out.
     """
 
     def __init__(
@@ -78,10 +81,11 @@ class EvaluationReport:
         network: VariationalAutoencoder,
         samples: GeneratedSamples,
         tensorboard_dir: str | os.PathLike,
+        faithfulness: Faithfulness | None = None,
     ) -> None:
         self.folder, self.description = Path(folder), dict(description)
         self.training, self.test, self.network, self.samples = training, test, network, samples
-        self.tensorboard_dir = Path(tensorboard_dir)
+        self.tensorboard_dir, self.faithfulness = Path(tensorboard_dir), faithfulness
         self.warmup_epochs: int = description["training"].get("warmup_epochs", 0)
         self.names: list[str] = list(description["data"]["attributes"])
         self.view = View.of(description["data"])
@@ -92,11 +96,17 @@ class EvaluationReport:
         (self.folder / METRICS_FILE).unlink(missing_ok=True)
         codes, realism, pairs = self.code_rows(), *self.judge_samples()
         metrics = self.measure(codes) | {"realism": realism}
+        figures = self.figures(codes[MODEL], pairs)
+        if self.faithfulness is not None:
+            records = self.training["records"], self.test["records"]
+            metrics["faithfulness"], answers = self.faithfulness.measure(*records)
+            self.write_answers(answers)
+            figures = itertools.chain(figures, [("whatif", answers_figure(answers))])
         self.write_tables(metrics)
         self.write_subjects()
         examples = self.test["examples"]
         save({"images": examples.images, "reconstructions": examples.reconstructions}, self.folder / "examples.pt")
-        for name, figure in self.figures(codes[MODEL], pairs):
+        for name, figure in figures:
             with atomic_path(output_folder(self.folder / "figures") / f"{name}.png") as part:
                 figure.savefig(part)
         write_json(self.folder / METRICS_FILE, without_nan(metrics))
@@ -153,6 +163,11 @@ class EvaluationReport:
         columns += [f"z{k}" for k in range(self.network.latent_dim)]
         write_csv(self.folder / "subjects.csv", rows, columns)
 
+    def write_answers(self, answers: Answers) -> None:
+        """whatif.csv: what each instrument measured of each request to each subject."""
+        columns = ["subject", "attribute", "requested", "instrument", *answers.names]
+        write_csv(self.folder / "whatif.csv", answers.rows(self.test["records"].subjects), columns)
+
     @property
     def relation(self) -> str:
         """What joins an attribute to its dimension."""
@@ -190,6 +205,12 @@ class EvaluationReport:
             yield "curves", curves_figure(read_scalars(self.tensorboard_dir), self.warmup_epochs)
         if len(pairs.samples):
             yield "samples", samples_figure(*pairs, self.view, "distance in feature space")
+
+
+def answers_figure(answers: Answers) -> Figure:
+    """Measured against requested changes, by every instrument."""
+    measured = {name: own(answers.changed(name)) for name in answers.instruments}
+    return change_figure(own(answers.requested), measured, answers.names)
 
 
 def device_of(network: torch.nn.Module) -> torch.device:

@@ -27,7 +27,7 @@ PLAN = "plan.json"
 LOG = "run.log"
 DEFAULT = "default"
 # Keys that tell runs apart, or where they lie: as an override of all runs they would make them the same.
-RESERVED = ("dataset_dir", "datalist", "output_dir", "eval_dir", "ceiling_dir", "seed", "gamma")
+RESERVED = ("dataset_dir", "datalist", "output_dir", "eval_dir", "ceiling_dir", "instrument_dir", "seed", "gamma")
 
 
 class Run(NamedTuple):

@@ -11,6 +11,18 @@ from scripts.evaluation.interpretability import MODEL
 
 PAPER_COLUMNS = {"scc": "SCC", "modularity": "Modularity", "sap": "SAP", "mig": "MIG"}
 SOUND_COLUMNS = {"r2": "R²", "scc": "SCC", "partial_scc": "partial SCC", "dmig": "DMIG"}
+ANSWER_COLUMNS = {
+    "slope": "slope",
+    "r2": "R²",
+    "error": "error (mL)",
+    "monotonicity": "monotonicity",
+    "drift": "drift",
+    "reversibility": "there and back (mL)",
+    "composition": "two half steps (mL)",
+    "idle": "no request (mL)",
+}
+ALL = "mean"  # of all attributes, in the place of one
+ERROR_COLUMNS = {"error": "error", "bias": "bias", "slope": "slope"}
 
 
 class Table(NamedTuple):
@@ -42,6 +54,7 @@ def all_tables(metrics: Mapping[str, Any]) -> list[Table]:
         sound_table(interpretability["sound"], who, metrics["subjects"]["training"]),
         sound_attribute_table(interpretability["sound"][MODEL], description),
         realism_table(metrics["realism"], description),
+        *whatif_tables(metrics.get("faithfulness")),
     ]
     return [table for table in tables if table.rows]
 
@@ -147,6 +160,78 @@ def realism_table(realism: Mapping[str, Any], description: Mapping[str, Any]) ->
     expected = "n/a" if copies.get("undefined") else f"expected {number(copies['expected'])}"
     rows["memorization"] = {"generated": copies, "training images": {"text": expected}}
     return Table("realism", "Realism of generated images", note, rows)
+
+
+def whatif_tables(found: Mapping[str, Any] | None) -> list[Table]:
+    """Whether counterfactuals are true, after what the instruments are worth; none where that was not measured."""
+    return [] if found is None else [instrument_table(found), answer_table(found), preservation_table(found)]
+
+
+def instrument_table(found: Mapping[str, Any]) -> Table:
+    """What the instruments measure of hearts whose volumes are known."""
+    note = (
+        "mL. Error: mean absolute difference of measured and true value; bias: mean difference; slope: of measured on "
+        "true values, below 1 for an instrument that draws hearts to the mean and will find less of a change, too. "
+        "Segmentation and regressor have learned from scans of the training subjects alone. The self-report are the "
+        "maps that are decoded with the image (of a scan, those of its mask): no proof of what an image shows."
+    )
+    rows = {
+        f"{name}, {instrument}": {
+            f"{title}, {images}": of_attribute(values, name)
+            for images, figures in measured.items()
+            for title, values in ((title, figures[key]) for key, title in ERROR_COLUMNS.items())
+        }
+        for name in [ALL, *found["requests"]]
+        for instrument, measured in found["instruments"].items()
+    }
+    return Table("whatif_instruments", "What the instruments are worth", note, rows)
+
+
+def answer_table(found: Mapping[str, Any]) -> Table:
+    """Measured against requested changes."""
+    changes, trips = (", ".join(f"{value:+g}" for value in found[key]) for key in ("changes", "round_trip"))
+    counts = "; ".join(
+        f"{name} {count['allowed']} of {count['asked']} ({count['met']})" for name, count in found["requests"].items()
+    )
+    note = (
+        f"{found['subjects']} subjects, each attribute asked for {changes} mL ({found['kind'].replace('_', ' ')}). "
+        "Slope, R²: of the line of measured on requested changes; 1 is perfect. Error: mean absolute difference of "
+        "both. Monotonicity: share of neighboring requests in whose order the measured value rises. Drift: mean "
+        "absolute change of the other attributes that was not requested, in parts of the request. There and back: what "
+        f"is left of a request ({trips} mL) and its opposite; two half steps: difference from one; both through the "
+        "image, which alone changes by 'no request' when it is encoded and decoded once more. Compare with the "
+        "instruments' own errors above. Allowed requests, in the trained range and possible, and in brackets how many "
+        f"the model says it has met: {counts}."
+    )
+    rows = {
+        f"{name}, {instrument}": {
+            title: answers[key].get("per_attribute", {}).get(name, answers[key])
+            for key, title in ANSWER_COLUMNS.items()
+        }
+        for name in [ALL, *found["requests"]]
+        for instrument, answers in found["answers"].items()
+    }
+    return Table("faithfulness", "Counterfactuals: measured against requested changes", note, rows)
+
+
+def of_attribute(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """The value of one attribute, or the mean of all."""
+    return values if name == ALL else values["per_attribute"][name]
+
+
+def preservation_table(found: Mapping[str, Any]) -> Table:
+    """What a request should leave as it is."""
+    note = (
+        "LPIPS outside the heart: of a changed and the unchanged image, and for comparison of a reconstruction and its "
+        "scan. Dice of the decoded maps and the segmentation of the decoded image, with and without a request."
+    )
+    changed, unchanged = found["identity"]["changed"], found["identity"]["reconstruction"]
+    rows = {f"LPIPS outside, {name}": {"changed": value} for name, value in changed["per_attribute"].items()}
+    rows["LPIPS outside, mean"] = {"changed": changed, "unchanged": unchanged}
+    for name, value in found["agreement"].get("changed", {}).get("per_attribute", {}).items():
+        before = found["agreement"]["unchanged"]["per_attribute"][name]
+        rows[f"Dice, {name}"] = {"changed": value, "unchanged": before}
+    return Table("whatif_preserved", "Counterfactuals: what stays", note, rows)
 
 
 def to_markdown(table: Table) -> str:

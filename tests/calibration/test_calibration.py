@@ -76,6 +76,25 @@ def test_without_regularized_attributes_only_the_check_is_left(tmp_path):
     assert len(calibration.quantiles("LVEDV"))
 
 
+def test_it_keeps_how_codes_and_attributes_belong_together(tmp_path):
+    population = calibrated(tmp_path).population
+    assert population.attributes == ("LVEDV", "RVEDV")
+    known = [item["attributes"][1] for item in items(20, len("training"))]
+    assert population.low[1] <= min(known) < population.low[1] + 1
+    assert np.shape(population.slopes) == (5, 2)
+    (tmp_path / FILE).unlink()
+    assert calibrated(tmp_path, regularized=False).population is None
+
+
+def test_one_of_an_earlier_version_is_read_and_replaced(tmp_path):
+    path = calibrator(tmp_path).run()
+    content = json.loads(path.read_text())
+    del content["population"]
+    path.write_text(json.dumps(content))
+    assert Calibration.read(path, fingerprint(tmp_path / "model.pt")).population is None
+    assert calibrated(tmp_path).population is not None
+
+
 def test_too_few_validation_subjects_are_told(tmp_path, capsys):
     calibration = calibrated(tmp_path, validation=10)
     assert calibration.lines["LVEDV"].level == pytest.approx(0.9)  # one of the ten has no LVEDV
@@ -136,7 +155,8 @@ def test_a_broken_calibration_says_what_to_run(content, tmp_path):
 
 def test_it_holds_numbers_of_the_cohort_only(tmp_path):
     content = json.loads(calibrator(tmp_path).run().read_text())
-    assert set(content) == {"version", "checkpoint_sha256", "settings", "lines", "quantiles", "novelty", "explained"}
+    fitted = {"lines", "quantiles", "novelty", "explained", "population"}
+    assert set(content) == {"version", "checkpoint_sha256", "settings"} | fitted
 
 
 @pytest.mark.parametrize(

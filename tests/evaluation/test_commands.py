@@ -85,9 +85,55 @@ def test_methods_without_attribute_loss_have_no_walks(study):
 @pytest.mark.slow
 def test_a_ceiling_serves_all_methods_of_an_input(study):
     assert len(list(study.glob("ceiling_*/ceiling.pt"))) == 2
-    logs = {path.parent.name: "Training the supervised ceiling" in path.read_text() for path in study.glob("*/run.log")}
+    logs = {path.parent.name: "Training the ceiling" in path.read_text() for path in study.glob("*/run.log")}
     assert sum(logs.values()) == 2
     assert logs["ar_sivae_ed_es_seed_0"]
+
+
+WHOLE = ("train.json", "compact.json", "attri_vae.json", "stack.json", "anatomy.json")
+STACK = {"stack_slices": 4, "slice_distance": 30, "segmentation_weight": 1, "max_epochs": 40}
+
+
+@pytest.fixture(scope="module")
+def whole_heart(cohort):
+    """The evaluation of a model of the whole heart, and what it prints."""
+    run = cohort / "whole"
+    keys = {"dataset_dir": str(cohort / "scans"), "datalist": str(cohort / "datalist.json"), "output_dir": str(run)}
+    keys |= {key: value for key, value in TINY.items() if not key.startswith(("ceiling", "generated"))} | STACK
+    code, text = bundle("training", *WHOLE, **keys)
+    assert code == 0, text[-3000:]
+    keys |= {key: value for key, value in TINY.items() if key.startswith(("ceiling", "generated"))}
+    keys |= {
+        "instrument_epochs": 4,
+        "instrument_channels": [8, 16],
+        "whatif_changes": [-10, 10],
+        "whatif_round_trip": [10],
+    }
+    code, text = bundle("run", *WHOLE, "evaluate.json", **keys)
+    assert code == 0, text[-3000:]
+    return run, text
+
+
+@pytest.mark.slow
+def test_counterfactuals_of_whole_hearts_are_measured(whole_heart):
+    run, text = whole_heart
+    assert "Training the segmentation instrument for 4 epochs" in text
+    found = json.loads((run / "eval" / "metrics.json").read_text())["faithfulness"]
+    assert list(found["instruments"]) == ["segmentation", "regressor", "self-report"]
+    assert sum(count["allowed"] for count in found["requests"].values()) > 20
+    assert found["answers"]["self-report"]["slope"]["value"] > 0.5
+    assert found["instruments"]["self-report"]["scans"]["error"]["value"] < 15  # slices are 30 mm apart
+    assert found["agreement"]["changed"]["value"] is not None
+    files = {"segmentation_instrument.pt", "segmentation_instrument.json", "regressor_instrument.pt"}
+    assert files <= {path.name for path in run.iterdir()}
+
+
+def test_instruments_learn_from_scans_of_training_subjects_only():
+    config = ConfigParser.load_config_file(CONFIGS / "evaluate.json")["instruments"]
+    assert config["dataset"]["data"] == "@evaluate#training#items"
+    for name in ("segmentation", "regressor"):
+        assert config[name]["trainer"]["train_data_loader"]["dataset"] == "@instruments#dataset"
+    assert "@network" not in str(config).replace("#network", "")
 
 
 def evaluate(cohort, study, **changes):

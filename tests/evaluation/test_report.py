@@ -11,6 +11,7 @@ from scripts.evaluation.samples import SamplePairs
 from scripts.metrics import held_out_r2, partial_correlations, spearman
 from scripts.networks import VariationalAutoencoder
 from scripts.storage import read_csv
+from tests.evaluation.world import Generator, ask, hearts
 
 NAMES = ["LVEDV", "RVEDV"]
 
@@ -91,6 +92,20 @@ def test_figures_show_the_test_subjects(report):
     assert f"{own[0, 0]:.2f}" in shown
     labels = " ".join(axis.get_ylabel() for axis in figures["walks"].axes)
     assert f"SCC {scc[0]:.2f}" in labels
+
+
+def test_counterfactuals_are_asked_of_the_judged_subjects(report, tmp_path):
+    found, answers = ask(Generator(), hearts(20))
+    asked = []
+    report.faithfulness = SimpleNamespace(measure=lambda *records: (asked.extend(records), (found, answers))[1])
+    report.write()
+    assert asked == [report.training["records"], report.test["records"]]
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["faithfulness"]["answers"]["reader"]["slope"]["value"] == pytest.approx(1, abs=0.01)
+    assert (tmp_path / "figures" / "whatif.png").exists()
+    assert "Counterfactuals" in (tmp_path / "tables.md").read_text()
+    rows = read_csv(tmp_path / "whatif.csv")
+    assert {row["subject"] for row in rows} == set(report.test["records"].subjects)
 
 
 def test_metrics_come_last_so_that_they_stand_for_all_files(report, tmp_path, monkeypatch):

@@ -1,6 +1,16 @@
 import pytest
 
-from scripts.evaluation.tables import Table, cell, number, paper_table, sound_table, table_rows, to_markdown
+from scripts.evaluation.tables import (
+    Table,
+    cell,
+    number,
+    paper_table,
+    sound_table,
+    table_rows,
+    to_markdown,
+    whatif_tables,
+)
+from tests.evaluation.world import Generator, ask
 
 VALUE = {"value": 0.5, "low": 0.4, "high": 0.6}
 NOTHING = {"value": float("nan"), "low": float("nan"), "high": float("nan"), "undefined": "too few subjects"}
@@ -54,3 +64,23 @@ def test_parts_of_dci_stand_in_columns_of_their_own():
     shown = sound_table({"model": row}, "who", 20).rows["model"]
     assert shown["DCI completeness"]["value"] == 0.1
     assert cell(shown["DCI informativeness"]) == "n/a"
+
+
+def test_counterfactuals_stand_beside_what_their_instruments_are_worth():
+    found, _ = ask(Generator(strength=0.5))
+    worth, answers, preserved = whatif_tables(found)
+    assert answers.rows["LVEDV, reader"]["slope"]["value"] == pytest.approx(0.5, abs=0.01)
+    assert answers.rows["LVEDV, self-report"]["slope"]["value"] == pytest.approx(1, abs=0.01)
+    assert answers.rows["mean, reader"]["error (mL)"]["value"] == pytest.approx(7.5, abs=0.1)
+    assert (
+        worth.rows["RVEDV, reader"]["error, scans"]["value"]
+        < 1e-3
+        < worth.rows["RVEDV, reader"]["error, reconstructions"]["value"]
+    )
+    assert "LVEDV 48 of 48 (48)" in answers.note
+    assert "-20, -10, +10, +20 mL (all else equal)" in answers.note
+    assert cell(preserved.rows["Dice, LV"]["changed"]) == "0 [0, 0]"  # the world's maps have no largest share
+
+
+def test_without_counterfactuals_there_are_no_tables():
+    assert whatif_tables(None) == []

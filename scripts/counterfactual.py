@@ -1,0 +1,248 @@
+"""Counterfactuals in physical units: the code of a heart in which one attribute is larger or smaller by so many mL.
+
+Two kinds, which answer different questions:
+
+- ``all_else_equal``: what differs between this heart and the same one with 20 mL more LVEDV? The regularized dimensions
+  move such that this attribute changes and the others stay. That takes all of them: they are coupled, so it is solved
+  for, not assumed.
+- ``population``: how do hearts with 20 mL more LVEDV look? The code moves along the conditional mean of the training
+  subjects' codes, and all that goes with LVEDV in them goes with it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from monai.networks.utils import eval_mode
+
+from scripts.calibration.population import Population
+from scripts.cohort.attributes import SIGNED, UNITS, VOLUMES
+from scripts.least_squares import solve
+from scripts.networks import VariationalAutoencoder
+from scripts.views import View
+
+ALL_ELSE_EQUAL, IN_POPULATION = "all_else_equal", "population"
+KINDS = (ALL_ELSE_EQUAL, IN_POPULATION)
+TOLERANCE = 0.1  # mL: far below what a segmentation can tell
+REACH = 5.0  # standard deviations of the training codes that a dimension may move: beyond, nothing was learned
+CHUNK = 64  # codes decoded at once
+CAVITIES = (("LVEDV", "LVESV"), ("RVEDV", "RVESV"))  # the first of each is larger
+
+
+class RequestError(ValueError):
+    """A request that cannot be fulfilled; says of which attribute, which value was asked for, and what is possible."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked of an attribute: a change or a target, in its unit (mL for volumes).
+
+    Args:
+        attribute: name of the attribute.
+        change: to be added to what a heart has.
+        target: what it shall have afterwards, instead of a change.
+        kind: one of ``KINDS``.
+
+    Raises:
+        RequestError: for anything else, naming the key.
+    """
+
+    attribute: str
+    change: float | None = None
+    target: float | None = None
+    kind: str = ALL_ELSE_EQUAL
+
+    def __post_init__(self) -> None:
+        check_kind(self.kind)
+        if not isinstance(self.attribute, str):
+            raise RequestError(f"attribute is {self.attribute!r}; name the one to change, such as --attribute LVEDV")
+        if (self.change is None) == (self.target is None):
+            both = "both are" if self.change is not None else "neither is"
+            raise RequestError(f"{self.attribute} needs either --change or --target, in mL; {both} given")
+        key, value = ("change", self.change) if self.target is None else ("target", self.target)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise RequestError(f"{key} {value!r} of {self.attribute} is no number; expected one in mL, such as 20")
+
+    @property
+    def name(self) -> str:
+        """Short, for a folder: ``LVEDV_+20``, ``LVEDV_to_150``, ``LVEDV_-10_population``."""
+        asked = f"{self.change:+g}" if self.target is None else f"to_{self.target:g}"
+        return f"{self.attribute}_{asked}" + ("" if self.kind == ALL_ELSE_EQUAL else f"_{self.kind}")
+
+    def amounts(self, values: torch.Tensor) -> torch.Tensor:
+        """By how much the attribute shall change in hearts that have these values (B,) of it."""
+        return torch.full_like(values, self.change) if self.target is None else self.target - values
+
+
+class Counterfactuals:
+    """Codes that fulfill requests, by what the model itself says of codes.
+
+    That is its self-report: whether the decoded *image* follows is for other instruments to measure.
+
+    Args:
+        network: decodes; is used in evaluation mode.
+        view: of the channels of its images.
+        spacing: pixel size in mm.
+        population: of the model's training subjects, see ``scripts.calibration``.
+    """
+
+    def __init__(self, network: VariationalAutoencoder, view: View, spacing: float, population: Population) -> None:
+        self.network, self.view, self.spacing, self.population = network, view, spacing, population
+        self.names = tuple(population.attributes)
+
+    @property
+    def measured_by_decoder(self) -> bool:
+        """Whether the decoded maps have the volumes; else a line through the training subjects estimates them."""
+        return self.view.is_stack and bool(self.view.mapped) and set(self.names) <= set(VOLUMES)
+
+    def attributes(self, codes: torch.Tensor) -> torch.Tensor:
+        """What the model says of codes: (B, D) to (B, A), in the attributes' units (mL for volumes)."""
+        if self.measured_by_decoder:
+            return torch.cat([self._measure(part) for part in codes.split(CHUNK)])
+        own = codes[:, : len(self.names)]
+        return own @ self._like(codes, self.population.matrix).T + self._like(codes, self.population.intercept)
+
+    def change(
+        self, codes: torch.Tensor, name: str, amounts: torch.Tensor | float, kind: str = ALL_ELSE_EQUAL
+    ) -> torch.Tensor:
+        """The codes of hearts in which an attribute has changed.
+
+        No dimension moves by more than ``REACH`` standard deviations of the training codes. What cannot be reached so
+        is approached: the code returned is the nearest that was found and never farther from the request than the
+        given one. ``residuals`` tells how far it is.
+
+        Args:
+            codes: (B, D); each row is solved for by itself.
+            name: of the attribute.
+            amounts: (B,), or one for all: by how much it shall change, in its unit.
+            kind: ``all_else_equal`` or ``population``, see the head of this module.
+
+        Returns:
+            (B, D).
+
+        Raises:
+            RequestError: for an attribute that the model was not trained on, or an unknown kind.
+        """
+        directions, judged = self._directions(codes, name, kind)
+        amounts = torch.as_tensor(amounts).to(codes).expand(len(codes))
+        targets = self.expected(self.attributes(codes), name, amounts, kind)[:, judged]
+
+        def moved(steps: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+            return self.attributes(codes[rows] + steps @ directions)[:, judged]
+
+        return codes + solve(moved, targets, len(directions), TOLERANCE, REACH) @ directions
+
+    def expected(
+        self, values: torch.Tensor, name: str, amounts: torch.Tensor, kind: str = ALL_ELSE_EQUAL
+    ) -> torch.Tensor:
+        """What a request makes of hearts that have these attributes (B, A): (B, A).
+
+        All else equal, the others stay. In the population they follow as they do in the training subjects, which is
+        what is to be expected and not what is solved for.
+        """
+        index, follow = self.index(name), self._like(values, torch.zeros(len(self.names)))
+        if kind == IN_POPULATION:
+            matrix, slopes = (self._like(values, getattr(self.population, part)) for part in ("matrix", "slopes"))
+            along = matrix @ slopes[: len(self.names), index]
+            follow = along / along[index] if along[index] > 0 else follow
+        follow[index] = 1
+        return values + amounts[:, None] * follow
+
+    def residuals(
+        self,
+        codes: torch.Tensor,
+        changed: torch.Tensor,
+        name: str,
+        amounts: torch.Tensor | float,
+        kind: str = ALL_ELSE_EQUAL,
+    ) -> torch.Tensor:
+        """What changed codes (B, D) have more of each attribute than was expected of the request: (B, A)."""
+        amounts = torch.as_tensor(amounts).to(codes).expand(len(codes))
+        return self.attributes(changed) - self.expected(self.attributes(codes), name, amounts, kind)
+
+    def allowed(
+        self, values: torch.Tensor, name: str, amounts: torch.Tensor | float, kind: str = ALL_ELSE_EQUAL
+    ) -> torch.Tensor:
+        """Whether each request (B,) is within the trained range and leads to a possible heart, see ``refusals``."""
+        refusals = self.refusals(values, name, amounts, kind)
+        return torch.tensor([refusal is None for refusal in refusals], device=values.device)
+
+    def refusals(
+        self, values: torch.Tensor, name: str, amounts: torch.Tensor | float, kind: str = ALL_ELSE_EQUAL
+    ) -> list[RequestError | None]:
+        """Why requests to hearts that have these attributes (B, A) are refused; None for each that is not.
+
+        A request is refused where the asked value is outside the range of the training subjects, a volume would not be
+        above 0, or a ventricle's volume at ED not above that at ES.
+        """
+        index = self.index(name)
+        check_kind(kind)
+        amounts = torch.as_tensor(amounts).to(values).expand(len(values))
+        after = self.expected(values, name, amounts, kind).tolist()
+        limits = self.population.low[index], self.population.high[index]
+        return [
+            outside(name, before, row[index], limits) or impossible(name, dict(zip(self.names, row, strict=True)))
+            for before, row in zip(values[:, index].tolist(), after, strict=True)
+        ]
+
+    def index(self, name: str) -> int:
+        """The number of an attribute; raises RequestError for one that the model was not trained on."""
+        if name not in self.names:
+            raise RequestError(f"the model was not trained on attribute '{name}'; it has {', '.join(self.names)}")
+        return self.names.index(name)
+
+    def _measure(self, codes: torch.Tensor) -> torch.Tensor:
+        """The volumes of decoded maps."""
+        with eval_mode(self.network):
+            volumes = self.view.volumes(self.network.decode(codes), self.spacing)
+        return torch.stack([volumes[name] for name in self.names], dim=1)
+
+    def _directions(self, codes: torch.Tensor, name: str, kind: str) -> tuple[torch.Tensor, Sequence[int]]:
+        """Along what codes move (n, D), one standard deviation of the training codes each, and what has to be met."""
+        index, spread = self.index(name), self._like(codes, self.population.spread)
+        check_kind(kind)
+        if kind == ALL_ELSE_EQUAL:
+            return torch.diag(spread)[: len(self.names)], range(len(self.names))
+        along = self._like(codes, self.population.slopes)[:, index]
+        longest = (along.abs() / spread.clamp(min=torch.finfo(spread.dtype).tiny)).amax()
+        return (along / longest.clamp(min=torch.finfo(spread.dtype).tiny))[None], [index]
+
+    @staticmethod
+    def _like(codes: torch.Tensor, values: torch.Tensor | Sequence) -> torch.Tensor:
+        """Numbers as a tensor of the kind and on the device of others."""
+        return torch.as_tensor(values).to(codes)
+
+
+def check_kind(kind: str) -> None:
+    """Raise RequestError for a kind of counterfactual that there is not."""
+    if kind not in KINDS:
+        raise RequestError(f"kind '{kind}' is unknown; expected one of {', '.join(KINDS)}")
+
+
+def outside(name: str, before: float, after: float, limits: tuple[float, float]) -> RequestError | None:
+    """Why a value (or NaN) is outside the trained range, and what could be asked for instead."""
+    low, high = limits
+    if low <= after <= high:
+        return None
+    unit = UNITS.get(name, "")
+    return RequestError(
+        f"{name} of {after:.0f} {unit} is outside the trained range of {low:.0f} to {high:.0f} {unit}; this heart has "
+        f"{before:.0f} {unit}, so that changes from {low - before:+.0f} to {high - before:+.0f} {unit} are possible"
+    )
+
+
+def impossible(name: str, after: dict[str, float]) -> RequestError | None:
+    """Why there is no heart with these attributes, of those that a change of one can make impossible."""
+    for each, value in after.items():
+        if each not in SIGNED and not value > 0:
+            return RequestError(f"{name} of {after[name]:.0f} would leave {each} at {value:.0f}; it has to be above 0")
+    for larger, smaller in CAVITIES:
+        if name in (larger, smaller) and {larger, smaller} <= set(after) and not after[larger] > after[smaller]:
+            return RequestError(
+                f"{name} of {after[name]:.0f} mL is not possible: {larger} of {after[larger]:.0f} mL has to be above "
+                f"{smaller} of {after[smaller]:.0f} mL"
+            )
+    return None

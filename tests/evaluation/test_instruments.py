@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from scripts.evaluation.instruments import (
+    CLASSES,
+    ImageRegressor,
+    MapsApartd,
+    Segmentation,
+    SelfReport,
+    instruments,
+    prepare_slices,
+)
+from scripts.views import View
+
+VIEW = View(slices="stack", anatomy="masks", stack_slices=2, slice_distance=10)
+NAMES = ("LVEDV", "RVEDV", "MyoEDV", "LVESV", "RVESV", "MyoESV", "LVEF")
+
+
+class Grays(nn.Module):
+    """Labels a pixel by its gray value: 0.1 LV, 0.2 Myo, 0.3 RV."""
+
+    def forward(self, slices):
+        assert slices.shape[1] == 1
+        label = (slices[:, 0] * 10).round().long()
+        return 30.0 * nn.functional.one_hot(label, CLASSES).movedim(-1, 1)
+
+
+@pytest.fixture
+def image():
+    """Two subjects; the second one's LV is twice as large at ED."""
+    image = torch.zeros(2, VIEW.channels, 8, 8)
+    ed, es = image[:, :2], image[:, 2:4]
+    ed[0, 0, :2] = 0.1  # 16 pixels
+    ed[1, :, :2] = 0.1  # 32
+    ed[:, 1, 4] = 0.2
+    es[:, 0, 5, :4] = 0.3
+    return image
+
+
+def test_the_segmentation_measures_each_structure_of_each_phase(image):
+    found = Segmentation(Grays(), VIEW, 10.0, NAMES)(image)  # a pixel is 1 mL
+    assert found[:, :6].round().tolist() == [[16, 0, 8, 0, 4, 0], [32, 0, 8, 0, 4, 0]]
+    assert found[:, 6].isnan().all()
+
+
+def test_the_segmentation_does_not_look_at_decoded_maps(image):
+    measure = Segmentation(Grays(), VIEW, 10.0, NAMES)
+    claiming = image.clone()
+    claiming[:, VIEW.images :] = 0.3
+    assert torch.equal(measure(image).nan_to_num(), measure(claiming).nan_to_num())
+    without = Segmentation(Grays(), View(slices="stack", stack_slices=2), 10.0, NAMES)
+    assert torch.equal(measure(image).nan_to_num(), without(image[:, : VIEW.images]).nan_to_num())
+
+
+def test_a_new_batch_is_segmented_anew(image):
+    measure = Segmentation(Grays(), VIEW, 10.0, NAMES)
+    first = measure(image)
+    assert measure.segment(image) is measure.segment(image)
+    assert not torch.equal(measure(image.flip(0))[:, 0], first[:, 0])
+
+
+def test_the_self_report_measures_the_maps_alone(image):
+    VIEW.slice_maps(image)[:, 1, :, 2, :4] = 0.25  # RV at ES: 2 slices, 32 pixels
+    found = SelfReport(VIEW, 10.0, NAMES)(image)
+    assert found[0, :6].tolist() == pytest.approx([0, 0, 0, 0, 16, 0])
+
+
+def test_the_regressor_sees_images_as_scans_are():
+    seen = []
+    network = nn.Module()
+    network.forward = lambda images: (seen.append(images), images.mean((2, 3)))[1]
+    ImageRegressor(network, VIEW)(2 * torch.ones(1, VIEW.channels, 8, 8))
+    assert seen[0].shape[1] == VIEW.images
+    assert seen[0].max() == 1
+
+
+def test_slices_and_shares_belong_together(image):
+    image[1, VIEW.images + 3 : VIEW.images + 6] = torch.tensor([0.5, 0.2, 0.1])[:, None, None]  # ED, second slice
+    batch = [MapsApartd(VIEW)({"image": part}) for part in image]
+    slices, shares = prepare_slices({key: torch.stack([part[key] for part in batch]) for key in ("image", "maps")})
+    assert slices.shape == (8, 1, 8, 8)
+    assert torch.equal(slices[5, 0], image[1, 1])
+    assert shares[5, :, 0, 0].tolist() == pytest.approx([0.2, 0.5, 0.2, 0.1])
+    assert shares[0, :, 0, 0].tolist() == [1, 0, 0, 0]
+
+
+def test_a_view_has_the_instruments_that_can_measure_it():
+    regressor = ImageRegressor(nn.Identity(), VIEW)
+    names = {}
+    for view in (VIEW, View(slices="stack"), View(), View(anatomy="masks")):
+        segmentation = Segmentation(Grays(), view, 10.0, NAMES)
+        names[view] = list(instruments(segmentation, regressor, view, 10.0, NAMES))
+    assert list(names.values()) == [
+        ["segmentation", "regressor", "self-report"],
+        ["segmentation", "regressor"],
+        ["regressor"],
+        ["regressor"],
+    ]

@@ -1,0 +1,236 @@
+import numpy as np
+import pytest
+import torch
+
+from scripts.calibration.population import fit_population
+from scripts.counterfactual import ALL_ELSE_EQUAL, IN_POPULATION, KINDS, Counterfactuals, Request, RequestError
+from scripts.views import View
+
+NAMES = ("LVEDV", "RVEDV", "MyoEDV", "LVESV", "RVESV", "MyoESV")
+STACK = View(slices="stack", anatomy="masks", stack_slices=2)
+SPACING = 10.0  # a voxel of the stack is 1 mL
+MEANS = torch.tensor([150.0, 160.0, 110.0, 70.0, 80.0, 115.0])
+
+
+class Heart(torch.nn.Module):
+    """Decodes maps of known volumes: dimensions move all of them, beyond the first six only with ``rest``."""
+
+    def __init__(self, bend=0.2, rest=True):
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.matrix = 15 * torch.eye(6, 8) + 4 * torch.rand(6, 8, generator=generator) + 0.5
+        self.matrix[:, 6:] *= rest
+        self.bend = bend
+
+    def volumes(self, codes):
+        moved = codes @ self.matrix.T
+        return MEANS + moved + self.bend * 20 * torch.sin(moved / 20)
+
+    def decode(self, codes):
+        assert not self.training
+        by_label = self.volumes(codes).reshape(-1, 2, 1, 3)[..., [0, 2, 1]]  # LV, Myo, RV
+        shares = by_label / (2 * 4 * 4)
+        maps = shares.expand(-1, 2, 2, 3).flatten(1)[..., None, None].expand(-1, 12, 4, 4)
+        return torch.cat([torch.zeros(len(codes), 4, 4, 4), maps], dim=1)
+
+
+def cohort(count=500, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    size = torch.randn(count, 1, generator=generator)
+    return (size + 0.7 * torch.randn(count, 8, generator=generator)) / 1.5
+
+
+def population(heart):
+    codes = cohort()
+    return fit_population(codes.double().numpy(), heart.volumes(codes).double().numpy(), NAMES)
+
+
+def counterfactuals(view=STACK, **options):
+    heart = Heart(**options)
+    return Counterfactuals(heart, view, SPACING, population(heart))
+
+
+def test_attributes_are_the_volumes_of_decoded_maps():
+    tool, codes = counterfactuals(), cohort(150)
+    assert tool.measured_by_decoder
+    assert torch.allclose(tool.attributes(codes), tool.network.volumes(codes), atol=1e-3)
+    assert tool.network.training  # as it was before
+
+
+@pytest.mark.parametrize("view", [View(), View(slices="stack"), View(anatomy="masks")])
+def test_without_volumes_a_line_tells_attributes(view):
+    tool, codes = counterfactuals(view, bend=0), cohort(5, seed=1)
+    assert not tool.measured_by_decoder
+    expected = codes[:, :6].double().numpy() @ np.array(tool.population.matrix).T + tool.population.intercept
+    assert np.allclose(tool.attributes(codes), expected, atol=1e-3)
+
+
+def test_other_attributes_than_volumes_are_not_measured():
+    tool = counterfactuals()
+    state = tool.population.state() | {"attributes": ["LVEF", *NAMES[1:]]}
+    tool = Counterfactuals(tool.network, STACK, SPACING, type(tool.population).from_state(state))
+    assert not tool.measured_by_decoder
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("view", [STACK, View()])
+def test_one_attribute_moves_and_the_others_stay(name, view):
+    tool, codes, amounts = counterfactuals(view), cohort(4, seed=1), torch.tensor([20.0, -20, 5, 0])
+    before = tool.attributes(codes)
+    after = tool.attributes(tool.change(codes, name, amounts))
+    asked = torch.zeros(4, 6)
+    asked[:, NAMES.index(name)] = amounts
+    assert torch.allclose(after - before, asked, atol=0.11)
+
+
+def test_all_else_equal_moves_regularized_dimensions_only():
+    tool, codes = counterfactuals(), cohort(3, seed=1)
+    changed = tool.change(codes, "LVEDV", 20.0)
+    assert torch.equal(changed[:, 6:], codes[:, 6:])
+    assert ((changed - codes)[:, :6].abs() > 0.02).all()  # all of them, since they are coupled
+
+
+@pytest.mark.parametrize("view", [STACK, View()])
+def test_in_the_population_the_code_follows_the_conditional_mean(view):
+    tool, codes = counterfactuals(view, bend=0, rest=False), cohort(3, seed=1)
+    volume = tool.network.volumes(cohort())[:, NAMES.index("RVESV")]
+    joint = torch.cov(torch.cat([cohort(), volume[:, None]], dim=1).T)
+    amounts = torch.tensor([20.0, -20.0, 5.0])
+    changed = tool.change(codes, "RVESV", amounts, IN_POPULATION)
+    assert torch.allclose(changed - codes, amounts[:, None] * joint[:8, 8] / joint[8, 8], atol=5e-3)
+
+
+def test_in_the_population_the_rest_follows():
+    tool, codes = counterfactuals(bend=0, rest=False), cohort(4, seed=1)
+    changed = tool.change(codes, "LVEDV", 20.0, IN_POPULATION)
+    change = tool.attributes(changed) - tool.attributes(codes)
+    assert torch.allclose(change[:, 0], torch.tensor(20.0), atol=0.11)
+    assert (change[:, 1:] > 5).all()
+    assert tool.residuals(codes, changed, "LVEDV", 20.0, IN_POPULATION).abs().max() < 0.2  # as was to be expected
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_subject_does_not_depend_on_the_others_of_its_batch(kind):
+    tool, codes, amounts = counterfactuals(), cohort(5, seed=2), torch.tensor([10.0, 20, -10, 40, 400])
+    together = tool.change(codes, "RVEDV", amounts, kind)
+    for row in range(5):
+        alone = tool.change(codes[row : row + 1], "RVEDV", amounts[row : row + 1], kind)
+        assert torch.allclose(alone[0], together[row], atol=1e-4)
+
+
+def test_attributes_come_in_the_order_of_the_population():
+    tool = counterfactuals()
+    order = [3, 0, 5, 1, 4, 2]
+    names, codes = [NAMES[k] for k in order], cohort()
+    swapped = fit_population(codes.numpy(), tool.network.volumes(codes)[:, order].numpy(), names)
+    other = Counterfactuals(tool.network, STACK, SPACING, swapped)
+    assert torch.allclose(other.attributes(codes[:3]), tool.attributes(codes[:3])[:, order])
+    after = other.attributes(other.change(codes[:3], "MyoESV", 10.0)) - other.attributes(codes[:3])
+    assert torch.allclose(after, 10.0 * (torch.arange(6) == 2), atol=0.11)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_codes_do_not_run_away_and_the_residual_tells(kind):
+    tool, codes = counterfactuals(), cohort(3, seed=1)
+    changed = tool.change(codes, "LVEDV", 1000.0, kind)
+    assert ((changed - codes).abs() <= 5 * torch.tensor(tool.population.spread) + 1e-4).all()
+    missed = tool.residuals(codes, changed, "LVEDV", 1000.0, kind)
+    assert (missed[:, 0] < -500).all()
+    assert (tool.attributes(changed)[:, 0] > tool.attributes(codes)[:, 0] + 50).all()  # but some of the way
+
+
+def test_a_model_of_one_size_axis_says_so():
+    tool = counterfactuals()
+    tool.network.matrix = 10 * torch.ones(6, 8)
+    codes = cohort(2, seed=1)
+    changed = tool.change(codes, "LVEDV", 20.0)
+    missed = tool.residuals(codes, changed, "LVEDV", 20.0)
+    assert missed.abs().max() > 10
+    assert (missed.norm(dim=1) < 20).all()  # nearer than the start
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "ok"),
+    [
+        ("LVEDV", 49, True),
+        ("LVEDV", 51, False),
+        ("LVEDV", -49, True),
+        ("LVEDV", -51, False),
+        ("LVESV", 29, True),
+        ("LVESV", 79, False),  # in the range of LVESV, but not below LVEDV
+        ("RVEDV", -60, False),  # in the range of RVEDV, but not above RVESV
+        ("MyoESV", 40, True),  # of the muscle, either phase can be larger
+        ("LVEDV", float("nan"), False),
+    ],
+)
+def test_requests_are_allowed_up_to_the_ends_of_the_range(name, change, ok):
+    tool = counterfactuals()
+    limits = {"LVEDV": (100, 200), "RVEDV": (50, 250), "MyoEDV": (50, 150), "LVESV": (10, 160), "RVESV": (30, 120)}
+    limits["MyoESV"] = (50, 170)
+    for k, each in enumerate(NAMES):
+        tool.population.low[k], tool.population.high[k] = limits[each]
+    values = torch.tensor([[150.0, 140, 110, 75, 85, 115]])
+    assert tool.allowed(values, name, change).tolist() == [ok]
+
+
+def test_a_refusal_names_attribute_value_and_range():
+    tool = counterfactuals()
+    tool.population.low[0], tool.population.high[0] = 100.0, 200.0
+    values = MEANS.repeat(2, 1)
+    first, second = tool.refusals(values, "LVEDV", torch.tensor([60.0, 20.0]))
+    assert str(first) == (
+        "LVEDV of 210 mL is outside the trained range of 100 to 200 mL; this heart has 150 mL, so that changes from "
+        "-50 to +50 mL are possible"
+    )
+    assert second is None
+    (refusal,) = tool.refusals(values[:1] + torch.tensor([0.0, 0, 0, 60, 0, 0]), "LVEDV", -40.0)
+    assert "LVEDV of 110 mL is not possible: LVEDV of 110 mL has to be above LVESV of 130 mL" in str(refusal)
+
+
+def test_in_the_population_both_phases_become_smaller():
+    tool = counterfactuals()
+    tool.population.low[0] = 20.0
+    values = torch.tensor([[150.0, 160, 110, 120, 80, 115]])
+    assert tool.allowed(values, "LVEDV", -35.0).tolist() == [False]
+    assert tool.allowed(values, "LVEDV", -35.0, IN_POPULATION).tolist() == [True]
+
+
+def test_a_volume_below_zero_is_refused():
+    tool = counterfactuals()
+    tool.population.low[3] = -20.0
+    (refusal,) = tool.refusals(MEANS[None], "LVESV", -75.0)
+    assert "leave LVESV at -5; it has to be above 0" in str(refusal)
+
+
+def test_what_the_model_does_not_know_is_refused():
+    tool, codes = counterfactuals(), cohort(1)
+    with pytest.raises(RequestError, match=r"not trained on attribute 'LVEF'; it has LVEDV, RVEDV, MyoEDV"):
+        tool.change(codes, "LVEF", 5.0)
+    with pytest.raises(RequestError, match="kind 'other' is unknown; expected one of all_else_equal, population"):
+        tool.change(codes, "LVEDV", 5.0, "other")
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"attribute": None, "change": 5}, "name the one to change, such as --attribute LVEDV"),
+        ({"attribute": "LVEDV"}, "either --change or --target, in mL; neither is given"),
+        ({"attribute": "LVEDV", "change": 5, "target": 150}, "either --change or --target, in mL; both are given"),
+        ({"attribute": "LVEDV", "change": "much"}, "change 'much' of LVEDV is no number"),
+        ({"attribute": "LVEDV", "target": float("inf")}, "target inf of LVEDV is no number"),
+        ({"attribute": "LVEDV", "change": True}, "change True of LVEDV is no number"),
+        ({"attribute": "LVEDV", "change": 5, "kind": "x"}, "kind 'x' is unknown"),
+    ],
+)
+def test_a_broken_request_names_its_key(keys, message):
+    with pytest.raises(RequestError, match=message):
+        Request(**keys)
+
+
+def test_a_request_has_a_name_and_amounts():
+    values = torch.tensor([100.0, 160.0])
+    change, target = Request("LVEDV", change=20), Request("LVEDV", target=150.0, kind=IN_POPULATION)
+    assert (change.name, target.name) == ("LVEDV_+20", "LVEDV_to_150_population")
+    assert Request("LVESV", change=-7.5, kind=ALL_ELSE_EQUAL).name == "LVESV_-7.5"
+    assert change.amounts(values).tolist() == [20, 20]
+    assert target.amounts(values).tolist() == [50, -10]

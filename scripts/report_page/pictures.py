@@ -45,8 +45,8 @@ def outline_paths(maps: torch.Tensor) -> list[list[list[str]]]:
         maps: (P, S, 3, H, W): occupancy of LV, Myo and RV.
 
     Returns:
-        By phase, slice and these three structures: an SVG path in ``FINENESS``-ths of a pixel from the image's upper left
-        corner; empty where there is no line.
+        By phase, slice and these three structures: an SVG path in ``FINENESS``-ths of a pixel from the image's upper
+        left corner; empty where there is no line.
     """
     lv, myocardium, rv = maps.detach().float().cpu().unbind(2)
     filled = torch.stack([lv, lv + myocardium, rv], dim=2).numpy()

@@ -69,7 +69,7 @@ class EvaluatedHearts:
         if not self.count:
             return "No subjects were asked for (page_subjects is 0)."
         if not self.regularized:
-            return "This model was trained without attributes (regularize is False): it has no dimension to ask for one."
+            return "This model was trained without attributes (regularize is False): no dimension stands for one."
         if self.calibration is None or self.calibration.population is None:
             return "The calibration beside the weights is missing or of an earlier version: 'run calibrate' writes it."
         return ""

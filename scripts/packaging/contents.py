@@ -26,6 +26,7 @@ REQUIRED = {
 LAYOUT = re.compile(
     r"LICENSE|large_files\.yml|configs/[\w.-]+\.json|configs/logging\.conf|docs/[\w.-]+\.(?:md|txt)"
     r"|docs/figures/[\w.-]+\.png|docs/figures/synthetic\.sha256|scripts/(?:\w+/)*\w+\.py"
+    r"|scripts/report_page/page\.(?:html|css|js)"  # by name: a page that was written holds pictures of subjects
     r"|models/(?:model\.pt|segmentation\.pt|settings\.json|calibration\.json|model\.safetensors|checksums\.sha256)"
 )
 # The trunks of the perceptual loss are fetched by the user; the rest are caches.
@@ -41,7 +42,7 @@ CARRIERS = {
     r"[^/]*\.(?:pt|pth|ckpt|ts|onnx|pkl|pickle)": f"a checkpoint other than {' and '.join(WEIGHTS)}: "
     "take it out of the bundle.",
 }
-TEXTS = (".json", ".conf", ".md", ".txt", ".py", ".yml", ".sha256")
+TEXTS = (".json", ".conf", ".md", ".txt", ".py", ".yml", ".sha256", ".html", ".css", ".js")
 
 
 def collect(bundle_root: str | os.PathLike) -> tuple[dict[str, bytes], list[Finding]]:

@@ -20,6 +20,7 @@ PATHS = re.compile(
     rf"(?<![\w.:/>)}}*~-])(?<!\+ ['\"])/(?:{ROOTS})/[\w.-]+"
     rf"|(?<![A-Za-z])[A-Za-z]:\\{{1,2}}\w[\w\\.-]*|file:/{{2,3}}[\w/.-]+"
 )
+EMBEDDED = re.compile(r"data:image/[\w+.-]+;base64,[\w+/]{16}")
 WHOLE_PATH = re.compile(r"/[\w.-]+.*|[A-Za-z]:[\\/].*|\\\\.*|~[/\\].*")
 RELATIVE = "write it relative to the bundle, or leave it to the command line."
 REMOVE = "take it out."
@@ -44,6 +45,8 @@ def check_text(name: str, data: bytes, names: Names, own_paths: Sequence[str] = 
         yield from (Finding(place, f"names {found}: {REMOVE}") for found in identifiers(line, names, name))
         paths = [match.group() for match in PATHS.finditer(line)] + [path for path in own_paths if path in line]
         yield from (Finding(place, f"has the path '{path}' of one machine: {RELATIVE}") for path in paths)
+        if EMBEDDED.search(line):
+            yield Finding(place, f"holds an image, which may show a patient: {REMOVE}")
     if name.endswith(".json"):
         yield from check_json(name, text, names)
 

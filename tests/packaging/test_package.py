@@ -49,7 +49,8 @@ def test_the_archive_is_laid_out_as_the_specification_says(template, tmp_path):
     assert below == {"LICENSE", "configs", "docs", "models", "scripts", "large_files.yml"}
     configs = {f"{NAME}/configs/{path.name}" for path in (ROOT / "bundle" / "configs").iterdir()}
     assert configs | {f"{NAME}/configs/paper.json"} == {name for name in names if "/configs/" in name}
-    code = {f"{NAME}/{path.relative_to(ROOT)}" for path in (ROOT / "scripts").rglob("*.py")}
+    kinds = {".py", ".html", ".css", ".js"}
+    code = {f"{NAME}/{path.relative_to(ROOT)}" for path in (ROOT / "scripts").rglob("*") if path.suffix in kinds}
     assert code == {name for name in names if f"{NAME}/scripts/" in name}
     models = {name.rsplit("/", 1)[-1] for name in names if "/models/" in name}
     assert models == {"model.pt", "model.safetensors", "settings.json", "calibration.json", "checksums.sha256"}
@@ -157,6 +158,26 @@ def in_a_scan(bundle):
     return "docs/figures/sa_ED.nii.gz", "is a scan"
 
 
+def in_a_page(bundle):
+    add_page(bundle, "report.html", "<p>One subject</p>")
+    return "scripts/report_page/report.html", "is no file of a bundle"
+
+
+def in_the_template_of_a_page(bundle):
+    add_page(bundle, "page.html", "<p>As for patient042</p>")
+    return "scripts/report_page/page.html, line 1", "names 'patient042'"
+
+
+def in_an_image_within_a_text(bundle):
+    add_page(bundle, "page.js", f"const scan =\n  'data:image/webp;base64,{'A' * 80}';")
+    return "scripts/report_page/page.js, line 2", "holds an image"
+
+
+def add_page(bundle, name, text):
+    (bundle / "scripts" / "report_page").mkdir()
+    (bundle / "scripts" / "report_page" / name).write_text(text)
+
+
 def in_another_checkpoint(bundle):
     torch.save({"subjects": ["anna"]}, bundle / "models" / "last.pt")
     return "models/last.pt", "is a checkpoint other than"
@@ -194,6 +215,9 @@ PLANTED = [
     in_the_settings,
     as_the_cohort,
     in_a_scan,
+    in_a_page,
+    in_the_template_of_a_page,
+    in_an_image_within_a_text,
     in_another_checkpoint,
     behind_a_link,
     as_a_path,

@@ -1,0 +1,200 @@
+"""report.html of an evaluation: which hearts it shows, and what it says of the run."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from scripts.calibration.calibration import Calibration
+from scripts.calibration.novelty import Novelty
+from scripts.counterfactual import Counterfactuals
+from scripts.evaluation.records import SubjectRecords
+from scripts.evaluation.report import METRICS_FILE, device_of
+from scripts.evaluation.tables import all_tables
+from scripts.inference.page import causes
+from scripts.networks import VariationalAutoencoder
+from scripts.report_page.document import figure_parts, render
+from scripts.report_page.hearts import Heart, HeartFrames, Measure
+from scripts.storage import atomic_path, write_csv
+from scripts.views import View
+
+FILE, NUMBERS_FILE = "report.html", "report_subjects.csv"
+LARGEST = 15e6  # bytes: what mail and browsers take without complaint
+
+
+class EvaluatedHearts:
+    """The hearts of a page: subjects of an evaluation from the smallest to the largest, by the first attribute.
+
+    Args:
+        network: the model.
+        view: of its images.
+        spacing: pixel size in mm.
+        calibration: of its weights; None where there is none.
+        records: of the judged subjects, which have gone through the network.
+        dataset: their images, in the same order.
+        regularized: whether dimension k follows attribute k.
+        count: how many subjects are shown; all, where there are fewer.
+        changes: that are asked of each attribute, in its unit.
+        measure, instrument: see ``HeartFrames``.
+    """
+
+    def __init__(
+        self,
+        network: VariationalAutoencoder,
+        view: View,
+        spacing: float,
+        calibration: Calibration | None,
+        records: SubjectRecords,
+        dataset: Sequence[Mapping[str, Any]],
+        regularized: bool,
+        count: int,
+        changes: Sequence[float],
+        measure: Measure | None = None,
+        instrument: str = "an independent instrument",
+    ) -> None:
+        self.network, self.view, self.spacing, self.calibration = network, view, spacing, calibration
+        self.records, self.dataset, self.regularized, self.count = records, dataset, regularized, count
+        self.changes, self.measure, self.instrument = changes, measure, instrument
+
+    @property
+    def absent(self) -> str:
+        """Why there are no hearts to change; nothing where there are."""
+        if not self.count:
+            return "No subjects were asked for (page_subjects is 0)."
+        if not self.regularized:
+            return "This model was trained without attributes (regularize is False): no dimension stands for one."
+        if self.calibration is None or self.calibration.population is None:
+            return "The calibration beside the weights is missing or of an earlier version: 'run calibrate' writes it."
+        return ""
+
+    def rows(self) -> list[int]:
+        """Which of the subjects are shown, the smallest first."""
+        size = self.records.attributes[:, 0]
+        order = np.argsort(size, kind="stable")[: np.isfinite(size).sum()]
+        count = min(self.count, len(order))
+        return [int(row) for row in order[((np.arange(count) + 0.5) * len(order) / count).astype(int)]] if count else []
+
+    def page(self) -> dict[str, Any]:
+        """What the page needs of them."""
+        counterfactuals = Counterfactuals(self.network, self.view, self.spacing, self.calibration.population)
+        frames = HeartFrames(counterfactuals, self.changes, self.measure, self.instrument)
+        return frames.page([self.heart(row) for row in self.rows()])
+
+    def heart(self, row: int) -> Heart:
+        """One subject."""
+        device = device_of(self.network)
+        image = torch.as_tensor(self.dataset[row]["image"]).float().to(device)
+        code = torch.as_tensor(self.records.codes[row], dtype=torch.float32, device=device)
+        novelty = self.novelty(row, image, code)
+        return Heart(
+            number=row + 1,
+            image=image,
+            code=code,
+            attributes=dict(zip(self.calibration.attributes, self.records.attributes[row].tolist(), strict=True)),
+            notes=[*range_notes(novelty), *extent_notes(self.view, image)],
+            out_of_range=novelty.out_of_range,
+        )
+
+    @torch.no_grad()
+    def novelty(self, row: int, image: torch.Tensor, code: torch.Tensor) -> Novelty:
+        """How unusual a subject's scan is."""
+        reconstruction = self.network.eval().decode(code[None])[0]
+        return self.calibration.novelty(code.cpu(), self.records.log_variances[row], image.cpu(), reconstruction.cpu())
+
+    def numbers(self) -> list[dict[str, Any]]:
+        """Which subject has which number."""
+        return [{"number": row + 1, "subject": self.records.subjects[row]} for row in self.rows()]
+
+
+class ReportPage:
+    """Write ``report.html``, and ``report_subjects.csv`` with the names behind the numbers of its subjects.
+
+    Args:
+        folder: of an evaluation that has written its metrics and figures.
+        hearts: to be changed on the page.
+    """
+
+    def __init__(self, folder: str | os.PathLike, hearts: EvaluatedHearts) -> None:
+        self.folder, self.hearts = Path(folder), hearts
+
+    def write(self) -> Path:
+        """Write both files and print where the page is, with what to do where it got too large."""
+        metrics = read_metrics(self.folder / METRICS_FILE)
+        absent = self.hearts.absent
+        text = render(
+            title(metrics),
+            facts(metrics["description"], self.hearts.view),
+            all_tables(metrics),
+            figure_parts((self.folder / "figures").glob("*.png")),
+            None if absent else self.hearts.page(),
+            absent,
+        )
+        write_csv(self.folder / NUMBERS_FILE, [] if absent else self.hearts.numbers(), ["number", "subject"])
+        path = self.folder / FILE
+        with atomic_path(path) as part:
+            part.write_text(text, encoding="utf-8")
+        size = path.stat().st_size
+        print(f"Page to look at ({size / 1e6:.1f} MB): {path}")
+        if size > LARGEST:
+            print(f"It is larger than {LARGEST / 1e6:.0f} MB: fewer --page_subjects or --page_changes make it smaller.")
+        return path
+
+
+def title(metrics: Mapping[str, Any]) -> str:
+    """Of the page."""
+    description = metrics["description"]
+    count = metrics["subjects"][description["section"]]
+    return f"{description['method']} on {count} {description['section']} subjects"
+
+
+def facts(description: Mapping[str, Any], view: View) -> dict[str, str]:
+    """What was judged: name to value."""
+    return {
+        "View": f"{' and '.join(view.phases)}, {view.description}",
+        "Attributes": ", ".join(description["data"]["attributes"]),
+        "Seed": str(description["seed"]),
+        "Checkpoint": str(description.get("checkpoint_sha256", ""))[:12],
+        "Cohort": str(description.get("cohort_sha256", ""))[:12],
+    }
+
+
+def range_notes(novelty: Novelty) -> list[str]:
+    """A warning where a scan is out of range."""
+    if not novelty.out_of_range:
+        return []
+    unusual = min(math.floor(novelty.percentile), 99)
+    return [
+        f"This scan is out of the range that the model knows, more unusual than {unusual} % of known scans "
+        f"({causes(novelty)}): do not rely on what is shown of it."
+    ]
+
+
+def extent_notes(view: View, image: torch.Tensor) -> list[str]:
+    """What to know of a scan that has fewer slices than the view."""
+    inside = view.inside(image)
+    if inside.all():
+        return []
+    counts = ", ".join(f"{int(found.sum())} at {phase}" for phase, found in zip(view.phases, inside, strict=True))
+    return [f"Of {inside.shape[-1]} slices, the scan has {counts}; the others lie beyond it and are black."]
+
+
+def read_metrics(path: Path) -> dict[str, Any]:
+    """What an evaluation has written, with NaN for the numbers that JSON has no word for."""
+    metrics = json.loads(path.read_text(encoding="utf-8"))
+    return {key: value if key == "description" else with_nan(value) for key, value in metrics.items()}
+
+
+def with_nan(value: Any) -> Any:
+    """The same with NaN for null."""
+    if isinstance(value, Mapping):
+        return {key: with_nan(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [with_nan(item) for item in value]
+    return math.nan if value is None else value

@@ -13,6 +13,8 @@ import torch
 from monai.networks.nets import Regressor
 from torch import nn
 
+from scripts.cohort.datalist import attribute_scale
+
 
 class AttributeRegressor(nn.Module):
     """Image (B, C, H, W) to attributes (B, A) in their own units: MONAI's ``Regressor`` on standardized attributes.
@@ -36,10 +38,8 @@ class AttributeRegressor(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        known = [torch.tensor([float(item[name]) for item in items if item[name] is not None]) for name in attributes]
-        std = torch.stack([values.std(correction=0) for values in known])
-        self.register_buffer("mean", torch.stack([values.mean() for values in known]))
-        self.register_buffer("std", torch.where(std > 0, std, 1))  # what does not vary needs no scale
+        for name, values in attribute_scale(items, attributes).items():
+            self.register_buffer(name, torch.tensor(values))
         self.network = Regressor(
             in_shape=(in_channels, *spatial_size),
             out_shape=(len(attributes),),

@@ -16,7 +16,7 @@ from scripts.evaluation.comparison import label, paired_tests
 from scripts.evaluation.images import QUALITIES
 from scripts.evaluation.interpretability import MODEL, SAMPLED
 from scripts.evaluation.study import LOG, METRICS, Run, execute, read_metrics
-from scripts.evaluation.tables import PAPER_COLUMNS, SOUND_COLUMNS, markdown_table, number
+from scripts.evaluation.tables import ANSWER_COLUMNS, PAPER_COLUMNS, SOUND_COLUMNS, markdown_table, number
 from scripts.figures import reconstruction_figure
 from scripts.storage import atomic_path, output_folder, write_csv
 from scripts.views import View
@@ -27,10 +27,13 @@ PAPER = {title: (key,) for key, title in PAPER_COLUMNS.items()}
 PAPER |= {f"Interp. {group}": ("interpretability", group) for group in ("all", "EDV", "ESV")}
 SOUND = {title: (key,) for key, title in SOUND_COLUMNS.items()}
 SOUND |= {"DCI": ("dci",), "active units": ("active_units",)}
+WHATIF = {title: (key,) for key, title in ANSWER_COLUMNS.items()}
 LEGEND = """Test subjects. SSIM, PSNR: higher is better; LPIPS, MSE, KID: lower. Paper protocol: dimension chosen and
 line fitted on the subjects that are scored; Interp.: R² of that line. Sound protocol: fixed dimensions of mean codes,
-fitted on training subjects; DCI is its disentanglement. *Rows in italics* tell what a value means: pure noise, one size
-axis on all dimensions, the attributes themselves, a regressor that was told them. More: model card, Evaluation.
+fitted on training subjects; DCI is its disentanglement. Counterfactuals: changes in mL that an instrument measures in
+decoded images, against those asked for (mean of the attributes, then each by the first instrument). *Rows in italics*
+tell what a value means: pure noise, one size axis on all dimensions, the attributes themselves, a regressor that was
+told them. More: model card, Evaluation.
 """
 WORDS = {MODEL: "", SAMPLED: ", sampled z"}
 
@@ -113,6 +116,27 @@ def input_tables(results: Mapping[Run, Mapping[str, Any]]) -> Iterator[str]:
             if which not in (MODEL, SAMPLED):
                 rows[f"*{which}*"] = cells(others, prefixed(columns, protocol, which))
         yield markdown(title, rows)
+    rows = dict(whatif_rows(groups))
+    if rows:
+        yield markdown("Counterfactuals: measured against requested changes", rows)
+
+
+def whatif_rows(groups: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterator[tuple[str, dict[str, str]]]:
+    """Per method the mean of all attributes by every instrument, and each attribute by the first one."""
+    for name, group in groups.items():
+        found = group[0].get("faithfulness")
+        if found is None or any("faithfulness" not in metrics for metrics in group):
+            continue
+        first, *_ = instruments = list(found["answers"])
+        for instrument in instruments:
+            yield f"{name}, {instrument}", cells(group, answers(instrument))
+        for attribute in found["requests"]:
+            yield f"{name}, {first}, {attribute}", cells(group, answers(first, "per_attribute", attribute))
+
+
+def answers(instrument: str, *of_attribute: str) -> dict[str, tuple[str, ...]]:
+    """The columns of an instrument, of one attribute or the mean of all."""
+    return {title: ("faithfulness", "answers", instrument, *keys, *of_attribute) for title, keys in WHATIF.items()}
 
 
 def prefixed(columns: Mapping[str, Sequence[str]], protocol: str, row: str) -> dict[str, tuple[str, ...]]:
@@ -160,6 +184,8 @@ def long_rows(results: Mapping[Run, Mapping[str, Any]]) -> Iterator[dict[str, An
         for protocol, titles in (("paper", PAPER), ("sound", SOUND)):
             for row in metrics["interpretability"][protocol]:
                 columns |= {(protocol, row, title): keys for title, keys in prefixed(titles, protocol, row).items()}
+        for instrument in metrics.get("faithfulness", {}).get("answers", {}):
+            columns |= {("whatif", instrument, title): keys for title, keys in answers(instrument).items()}
         for (table, row, title), keys in columns.items():
             found = value(metrics, keys)
             if found is not None:

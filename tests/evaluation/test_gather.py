@@ -68,6 +68,34 @@ def test_a_table_has_mean_and_sd_over_seeds(runs, tmp_path):
     assert {path.name for path in (tmp_path / "figures").iterdir()} == {"reconstructions_ED.png", "pareto_ED.png"}
 
 
+def answer_whatif(run, slope):
+    """Add what an evaluation says of counterfactuals."""
+    path = run.folder / METRICS
+    metrics = json.loads(path.read_text())
+    answers = {
+        name: {
+            "slope": number(value) | {"per_attribute": {NAMES[0]: number(value + 0.1), NAMES[1]: number(value - 0.1)}}
+        }
+        for name, value in (("segmentation", slope), ("self-report", 1.0))
+    }
+    metrics["faithfulness"] = {"answers": answers, "requests": dict.fromkeys(NAMES, {})}
+    path.write_text(json.dumps(metrics))
+
+
+def test_counterfactuals_stand_by_instrument_and_by_attribute_of_the_first(runs, tmp_path):
+    for run, slope in zip(runs[::2], (0.6, 0.8), strict=True):  # of "ours"
+        answer_whatif(run, slope)
+    gather(runs, tmp_path)
+    text = (tmp_path / "study.md").read_text()
+    assert "| ours, segmentation | 0.700 ± 0.141 |" in text
+    assert f"| ours, segmentation, {NAMES[1]} | 0.600 ± 0.141 |" in text
+    assert "| ours, self-report | 1.000 ± 0 |" in text
+    assert "theirs, segmentation" not in text
+    rows = read_csv(tmp_path / "study.csv")
+    found = [float(row["value"]) for row in rows if (row["table"], row["row"]) == ("whatif", "segmentation")]
+    assert found == pytest.approx([0.6, 0.8])
+
+
 def test_the_csv_has_every_run_and_number(runs, tmp_path):
     gather(runs, tmp_path)
     rows = read_csv(tmp_path / "study.csv")

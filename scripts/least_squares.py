@@ -1,7 +1,9 @@
 """Many small nonlinear least-squares problems at once, by damped Newton steps (Levenberg-Marquardt).
 
 SciPy's ``least_squares`` solves one problem after the other. Here a network evaluates the problems of all subjects in
-one batch, and each of them takes its own steps: none depends on the others.
+one batch, and each of them takes its own steps: none depends on the others. A Jacobian takes an evaluation per unknown,
+so that it is kept and corrected by what each step has shown (Broyden, Mathematics of Computation 19, 1965), and taken
+anew only where a step by it has failed.
 """
 
 from __future__ import annotations
@@ -46,23 +48,37 @@ def solve(
     everyone = torch.arange(len(targets), device=targets.device)
     missing = targets - function(x, everyone)
     slopes = x.new_zeros(*targets.shape, unknowns)
-    damping, fresh = x.new_full((len(x),), DAMPING), torch.zeros_like(everyone, dtype=torch.bool)
+    damping = x.new_full((len(x),), DAMPING)
+    wrong, exact = (torch.full_like(everyone, value, dtype=torch.bool) for value in (True, False))
     for _ in range(iterations):
         rows = everyone[(missing.abs().amax(1) > tolerance) & (damping < MOST)]
         if not len(rows):
             break
-        stale = rows[~fresh[rows]]
-        slopes[stale] = jacobian(function, x[stale], targets[stale] - missing[stale], stale)
+        anew = rows[wrong[rows]]
+        slopes[anew] = jacobian(function, x[anew], targets[anew] - missing[anew], anew)
+        wrong[anew], exact[anew] = False, True
         trial = (x[rows] + step(slopes[rows], missing[rows], damping[rows])).clamp(-limit, limit)
         left = targets[rows] - function(trial, rows)
         error, before = left.norm(dim=1), missing[rows].norm(dim=1)
         better = error < before  # not of NaN
+        slow = ~(error < WORTHWHILE * before)
+        slopes[rows[better]] = corrected(slopes[rows], trial - x[rows], missing[rows] - left)[better]
         x[rows[better]], missing[rows[better]] = trial[better], left[better]
-        fresh[rows] = ~better
-        damping[rows] *= torch.where(better, EASED, RAISED)
-        damping[rows[better & (error > WORTHWHILE * before)]] = MOST
+        # By an exact Jacobian, a step that fails is too long, and one that gains next to nothing is the last. By a
+        # corrected one, it may be the Jacobian's fault.
+        wrong[rows] = slow & ~exact[rows]
+        damping[rows] *= torch.where(slow, torch.where(exact[rows], RAISED, 1.0), EASED)
+        damping[rows[better & slow & exact[rows]]] = MOST
+        exact[rows] &= ~better
         damping.clamp_(min=LEAST)
     return x
+
+
+def corrected(slopes: torch.Tensor, moved: torch.Tensor, changed: torch.Tensor) -> torch.Tensor:
+    """Slopes (b, m, n) that agree with what the last move (b, n) has changed (b, m), and are else as near as can be."""
+    surprise = changed - (slopes @ moved[..., None])[..., 0]
+    length = moved.square().sum(1).clamp(min=torch.finfo(moved.dtype).tiny)
+    return slopes + surprise[..., None] * moved[:, None] / length[:, None, None]
 
 
 def jacobian(function: Function, x: torch.Tensor, values: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:

@@ -21,6 +21,19 @@ def test_a_coupled_function_is_solved():
     assert not x[2].any()  # nothing is asked, nothing moves
 
 
+def test_a_nearly_straight_function_takes_one_jacobian():
+    evaluations = []
+
+    def straight(x, rows):
+        evaluations.append(len(x))
+        return x @ MATRIX.T + 0.05 * (x @ MATRIX.T).sin()
+
+    x = solved(straight, torch.tensor([[3.0, -1.0]]))
+    assert torch.allclose(straight(x, torch.zeros(1)), torch.tensor([[3.0, -1.0]]), atol=1e-3)
+    assert evaluations.count(2) == 1  # two unknowns beside the start, once
+    assert len(evaluations) < 9
+
+
 def test_problems_do_not_depend_on_each_other():
     targets = 5 * torch.randn(6, 2, generator=torch.Generator().manual_seed(0))
     together = solved(bent, targets)

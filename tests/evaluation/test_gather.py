@@ -78,7 +78,7 @@ def answer_whatif(run, slope):
         }
         for name, value in (("segmentation", slope), ("self-report", 1.0))
     }
-    metrics["faithfulness"] = {"answers": answers, "requests": dict.fromkeys(NAMES, {})}
+    metrics["faithfulness"] = {"answers": answers, "requests": {name: {} for name in NAMES}}
     path.write_text(json.dumps(metrics))
 
 

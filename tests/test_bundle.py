@@ -18,6 +18,7 @@ import torch
 from monai.bundle import ConfigParser
 
 from scripts.calibration.calibration import Calibration
+from scripts.charts import read_scalars
 from scripts.checkpoint import fingerprint, load_weights
 from scripts.cohort.phantom import write_cohort
 from scripts.evaluation import study
@@ -28,7 +29,7 @@ from tests.inference.damage import break_five
 CONFIGS = ROOT / "bundle" / "configs"
 OVERLAYS = (
     *("compact.json", "sivae.json", "beta_vae.json", "attri_vae.json", "residual.json", "ed.json", "es.json"),
-    *("phantom.json", "stack.json", "anatomy.json"),
+    *("phantom.json", "stack.json", "anatomy.json", "faithful.json"),
 )
 TINY = {
     "channels": [8, 8, 8],
@@ -472,13 +473,21 @@ STACK = ("stack.json", "anatomy.json")
 
 @pytest.fixture(scope="module")
 def whole_heart(prepared, phantoms, tmp_path_factory):
-    """A model of stacks with occupancy maps, trained for one epoch of each kind, and what that printed."""
+    """A model by faithful.json, stacks with occupancy maps, trained for an epoch of each kind, and what it printed."""
     output = tmp_path_factory.mktemp("whole_heart")
     paths = {"dataset_dir": str(phantoms), "datalist": str(prepared / "datalist.json"), "output_dir": str(output)}
     options = TINY | {"warmup_epochs": 1, "stack_slices": 14}
-    code, text = bundle("training", "train.json", *STACK, "compact.json", **paths, **options)
+    code, text = bundle("training", "train.json", "compact.json", "faithful.json", **paths, **options)
     assert code == 0, text[-3000:]
     return output, text
+
+
+def test_faithful_moves_codes_and_measures_their_volumes(whole_heart):
+    scalars = read_scalars(whole_heart[0] / "tensorboard")
+    steps, errors = scalars["change_loss"]
+    assert len(steps) > 1
+    assert errors.min() > 0
+    assert json.loads((whole_heart[0] / "settings.json").read_text())["magnitude_weight"] > 0
 
 
 def test_a_whole_heart_is_trained_and_put_back_into_the_scan(whole_heart, phantoms, tmp_path):
@@ -488,7 +497,7 @@ def test_a_whole_heart_is_trained_and_put_back_into_the_scan(whole_heart, phanto
     assert (settings["slices"], settings["anatomy"], settings["stack_slices"]) == ("stack", "masks", 14)
     assert {"calibration.json", "model.pt"} <= set(os.listdir(trained))
 
-    code, text = infer(trained, phantoms, tmp_path, *STACK, stack_slices=14)
+    code, text = infer(trained, phantoms, tmp_path, "faithful.json", stack_slices=14)
     assert code == 3, text[-3000:]  # phantoms that break a rule are among them
     assert text.count("do not fill the view's 14 slices of 10 mm") == 1
     folder = tmp_path / read_csv(tmp_path / "codes.csv")[0]["subject"]
@@ -516,7 +525,8 @@ def test_a_checkpoint_of_another_view_is_refused_by_the_key(overlays, stack_slic
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*")
-def test_a_network_with_maps_is_scripted():
-    network = parse("inference.json", *STACK).get_parsed_content("network_def").eval()
+@pytest.mark.parametrize("overlays", [STACK, ["faithful.json"]])
+def test_a_network_with_maps_is_scripted(overlays):
+    network = parse("inference.json", *overlays).get_parsed_content("network_def").eval()
     image = torch.rand(2, 96, 16, 16)
     assert torch.equal(torch.jit.script(network)(image), network(image))

@@ -113,7 +113,5 @@ def figure_parts(paths: Iterable[Path]) -> list[dict[str, Any]]:
     for path in ordered:
         title, text = FIGURES.get(path.stem, FigureText(path.stem.replace("_", " ").capitalize(), ""))
         uri, width, height = figure_uri(path)
-        found.append(
-            {"key": path.stem, "title": title, "text": text, "source": uri, "width": width, "height": height}
-        )
+        found.append({"key": path.stem, "title": title, "text": text, "source": uri, "width": width, "height": height})
     return found

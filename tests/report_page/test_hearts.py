@@ -9,7 +9,7 @@ from scripts.counterfactual import ALL_ELSE_EQUAL, IN_POPULATION
 from scripts.report_page.hearts import listed, with_fractions
 from scripts.report_page.pictures import QUALITIES
 from scripts.views import View
-from tests.report_page.examples import VIEW, ruler, some_frames, some_heart
+from tests.report_page.examples import ruler, some_frames, some_heart
 
 ROWS = [*VOLUMES, "LVEF", "RVEF"]
 

@@ -25,7 +25,7 @@ RUN := $(PY) -m monai.bundle run
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup weights demo test bench model package lint clean
+.PHONY: help setup weights demo browser test bench model package lint clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name text; do \
@@ -78,7 +78,16 @@ demo: weights ## phantom hearts, a short training, and inference, in output/demo
 	@echo '  cohort       $(DEMO_OUTPUT)/cohort.csv'
 	@echo '  TensorBoard  $(VENV)/bin/tensorboard --logdir $(DEMO_OUTPUT)/tensorboard'
 
-test: weights ## run the tests (PYTEST_ARGS="-k losses" chooses some)
+# Debian's: the tests of pages open them in it. Not a package of Python, so that no environment can bring it.
+browser:
+	@command -v chromedriver >/dev/null && exit 0; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		echo '[test] installing Chromium through apt: tests open pages in it'; \
+		apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium chromium-driver >/dev/null && exit 0; \
+	fi; \
+	echo '[test] no Chromium here (apt-get install chromium-driver): the tests that open pages in it are skipped'
+
+test: weights browser ## run the tests (PYTEST_ARGS="-k losses" chooses some)
 	@echo '[test] running pytest'
 	@$(PY) -m pytest -n auto --dist loadgroup $(PYTEST_ARGS)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,11 +12,12 @@ import torch
 from scripts.cohort.attributes import UNITS
 from scripts.counterfactual import ALL_ELSE_EQUAL, IN_POPULATION, Counterfactuals
 from scripts.figures import OUTLINES, attribute_name
-from scripts.report_page.pictures import FINENESS, montage, outline_paths
+from scripts.report_page.pictures import FINENESS, QUALITIES, montage, outline_paths
 from scripts.views import View
 
 Measure = Callable[[torch.Tensor], Mapping[str, Any]]
 BATCH = 32  # images decoded and measured at a time
+BUDGET = 12e6  # bytes of all frames, where nobody says how many they may take
 KINDS = {
     ALL_ELSE_EQUAL: ("All else equal", "Only the attribute that you move is asked to change; the others should stay."),
     IN_POPULATION: (
@@ -68,9 +70,11 @@ class HeartFrames:
         self.changes = sorted({float(change) for change in changes if change})
         self.names: tuple[str, ...] = counterfactuals.names
         self.view: View = counterfactuals.view
+        self.quality = QUALITIES[0]
 
-    def page(self, hearts: Sequence[Heart]) -> dict[str, Any]:
-        """All that the page needs to show these hearts."""
+    def page(self, hearts: Sequence[Heart], budget: float = BUDGET) -> dict[str, Any]:
+        """All that the page needs to show these hearts, in about so many bytes."""
+        self.quality = self.affordable(hearts, budget)
         rows = [*self.names, *fractions(self.names)]
         return {
             "attributes": [{"name": name, "label": attribute_name(name), "unit": UNITS.get(name, "")} for name in rows],
@@ -86,6 +90,15 @@ class HeartFrames:
             "report": "volumes of its own maps" if self.counterfactuals.measured_by_decoder else "a line on its code",
             "subjects": [self.subject(heart) for heart in hearts],
         }
+
+    def affordable(self, hearts: Sequence[Heart], budget: float) -> int:
+        """The best quality at which the frames of all hearts fit, if they have no more detail than a scan has."""
+        count = len(hearts) * (2 + len(KINDS) * len(self.names) * len(self.changes))
+        for heart in hearts[:1]:
+            maps, shown = self.view.slice_maps(heart.image), self.view.slice_images(heart.image)
+            left = budget / count - (0 if maps is None else len(json.dumps(outline_paths(maps))))
+            return next((each for each in QUALITIES if len(montage(shown, each)) <= left), QUALITIES[-1])
+        return QUALITIES[0]
 
     def subject(self, heart: Heart) -> dict[str, Any]:
         """The frames of one heart."""
@@ -131,7 +144,7 @@ class HeartFrames:
         shown, maps = self.view.slice_images(images), self.view.slice_maps(images)
         return [
             {
-                "picture": montage(shown[row]),
+                "picture": montage(shown[row], self.quality),
                 "lines": [] if maps is None else outline_paths(maps[row]),
                 "measured": measured[row] if measured else [],
             }

@@ -27,6 +27,7 @@ from scripts.views import View
 
 FILE, NUMBERS_FILE = "report.html", "report_subjects.csv"
 LARGEST = 15e6  # bytes: what mail and browsers take without complaint
+TEXTS = 0.5e6  # bytes left for tables and the page itself
 
 
 class EvaluatedHearts:
@@ -81,11 +82,11 @@ class EvaluatedHearts:
         count = min(self.count, len(order))
         return [int(row) for row in order[((np.arange(count) + 0.5) * len(order) / count).astype(int)]] if count else []
 
-    def page(self) -> dict[str, Any]:
-        """What the page needs of them."""
+    def page(self, budget: float) -> dict[str, Any]:
+        """What the page needs of them, in about so many bytes."""
         counterfactuals = Counterfactuals(self.network, self.view, self.spacing, self.calibration.population)
         frames = HeartFrames(counterfactuals, self.changes, self.measure, self.instrument)
-        return frames.page([self.heart(row) for row in self.rows()])
+        return frames.page([self.heart(row) for row in self.rows()], budget)
 
     def heart(self, row: int) -> Heart:
         """One subject."""
@@ -127,13 +128,14 @@ class ReportPage:
     def write(self) -> Path:
         """Write both files and print where the page is, with what to do where it got too large."""
         metrics = read_metrics(self.folder / METRICS_FILE)
-        absent = self.hearts.absent
+        figures, absent = figure_parts((self.folder / "figures").glob("*.png")), self.hearts.absent
+        left = LARGEST - TEXTS - sum(len(figure["source"]) for figure in figures)
         text = render(
             title(metrics),
             facts(metrics["description"], self.hearts.view),
             all_tables(metrics),
-            figure_parts((self.folder / "figures").glob("*.png")),
-            None if absent else self.hearts.page(),
+            figures,
+            None if absent else self.hearts.page(left),
             absent,
         )
         write_csv(self.folder / NUMBERS_FILE, [] if absent else self.hearts.numbers(), ["number", "subject"])

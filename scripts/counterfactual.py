@@ -135,12 +135,14 @@ class Counterfactuals:
         """
         directions, judged = self._directions(codes, name, kind)
         amounts = torch.as_tensor(amounts).to(codes).expand(len(codes))
-        targets = self.expected(self.attributes(codes), name, amounts, kind)[:, judged]
+        values = self.attributes(codes)
+        targets = self.expected(values, name, amounts, kind)
 
         def moved(steps: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
             return self.attributes(codes[rows] + steps @ directions)[:, judged]
 
-        return codes + solve(moved, targets, len(directions), TOLERANCE, REACH) @ directions
+        steps = solve(moved, values[:, judged], targets[:, judged], len(directions), TOLERANCE, REACH)
+        return codes + steps @ directions
 
     def expected(
         self, values: torch.Tensor, name: str, amounts: torch.Tensor, kind: str = ALL_ELSE_EQUAL

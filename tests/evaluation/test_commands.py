@@ -90,8 +90,9 @@ def test_a_ceiling_serves_all_methods_of_an_input(study):
     assert logs["ar_sivae_ed_es_seed_0"]
 
 
-WHOLE = ("train.json", "compact.json", "attri_vae.json", "stack.json", "anatomy.json")
-STACK = {"stack_slices": 4, "slice_distance": 30, "segmentation_weight": 1, "max_epochs": 40}
+WHOLE = ("train.json", "compact.json", "attri_vae.json", "residual.json", "stack.json", "anatomy.json")
+STACK = {"stack_slices": 4, "slice_distance": 30, "segmentation_weight": 1, "learning_rate": 0.01}
+STACK |= {"max_epochs": 60, "val_interval": 20, "augmentation_prob": 0}
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +123,7 @@ def test_counterfactuals_of_whole_hearts_are_measured(whole_heart):
     assert list(found["instruments"]) == ["segmentation", "regressor", "self-report"]
     assert sum(count["allowed"] for count in found["requests"].values()) > 20
     assert found["answers"]["self-report"]["slope"]["value"] > 0.5
-    assert found["instruments"]["self-report"]["scans"]["error"]["value"] < 15  # slices are 30 mm apart
+    assert found["instruments"]["self-report"]["scans"]["error"]["value"] < 25  # slices are 30 mm apart
     assert found["agreement"]["changed"]["value"] is not None
     files = {"segmentation_instrument.pt", "segmentation_instrument.json", "regressor_instrument.pt"}
     assert files <= {path.name for path in run.iterdir()}

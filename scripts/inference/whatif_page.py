@@ -35,12 +35,13 @@ from scripts.storage import atomic_path
 from scripts.views import View
 
 COLUMNS = ("scan", "before", "after", "after − before")
-LEFT, TOP, BOTTOM = 0.45, 0.75, 1.75  # inches around the images
+LEFT, TOP, BOTTOM = 0.45, 0.75, 1.9  # inches around the images
 CELL, PAD = 1.4, 0.04  # inches of an image, and between two
 CHART = (7.2, 7.95)  # inches from the left: where the range of volumes begins and ends
 NUMBERS = {"mask": 8.3, "before": 8.72, "asked": 9.12, "after": 9.48, "change": 9.94}  # right edges from the left
 ROW = 0.38  # inches of an attribute
 LARGEST = (6.5, 3.4)  # inches from the left, and of the side, of the picture that shows one slice large
+DASH = 6  # parts of a pixel of the image, of which outlines have four to a side
 AFTER, RANGE = "tab:blue", "0.86"
 Part = tuple[np.ndarray, torch.Tensor | None]  # image (H, W) and maps (3, H, W)
 
@@ -126,14 +127,22 @@ def draw_large(figure: Figure, name: str, parts: Sequence[Part], top: float) -> 
     axis = figure.add_axes(box(figure, LARGEST[0], top + 0.2, LARGEST[1], LARGEST[1]), xticks=[], yticks=[])
     axis.imshow(after, cmap="gray", vmin=0, vmax=1)
     lay_outlines(axis, changed, below=maps)
-    axis.set_title(f"{name}: after (outlines before: white)", fontsize=NORMAL, pad=4)
+    axis.set_title(f"{name}: after (dashed: before)", fontsize=NORMAL, pad=4)
 
 
 def lay_outlines(axis: Axes, maps: torch.Tensor, below: torch.Tensor | None = None) -> None:
-    """Lay the outlines of maps over the image of an axis, over those of others in white."""
+    """Lay the outlines of maps over the image of an axis, over dashed ones of others."""
     if below is not None:
-        axis.imshow(outlines(below, [WHITE] * len(OUTLINES)), extent=axis.images[0].get_extent())
+        axis.imshow(dashed_outlines(below), extent=axis.images[0].get_extent())
     axis.imshow(outlines(maps), extent=axis.images[0].get_extent())
+
+
+def dashed_outlines(maps: torch.Tensor) -> np.ndarray:
+    """Outlines in black and white by turns: one of them is seen on blood, the other on muscle."""
+    picture = outlines(maps, [WHITE] * len(OUTLINES))
+    rows, columns = np.indices(picture.shape[:2])
+    picture[(rows + columns) // DASH % 2 == 1, :3] = 0
+    return picture
 
 
 def difference_bar(figure: Figure, axis: Axes, rows: int) -> None:
@@ -221,21 +230,26 @@ def legend_handles() -> list[Line2D | Rectangle]:
 def notes(figure: Figure, answer: Answer, view: View) -> None:
     """What one has to know to read the page, and what is wrong with it."""
     height = figure.get_figheight()
-    source = "the volumes of the decoded maps" if answer.by_maps else "estimated from the code, not measured"
-    lines = [
-        "Before is the model's reconstruction, after is no scan of anybody. Numbers of both are "
-        f"{source}; mask: measured on the scan's mask."
-    ]
+    lines = ["Before is the model's reconstruction, after is no scan of anybody; mask: measured on the scan's mask."]
     if view.mapped:
-        lines.append(f"{OUTLINE_NOTE} White, where after: those before.")
-    text(figure, LEFT, height - 1.2, "\n".join(lines), fontsize=SMALL, va="center")
-    if answer.missed > NOTABLE:
-        warning = f"NOT FULFILLED: the heart after is up to {answer.missed:.0f} mL from what was asked."
-        text(figure, LEFT, height - 0.87, warning, fontsize=NORMAL, va="center", weight="bold", color=WARNING)
+        lines.append(f"{OUTLINE_NOTE} Dashed, on the heart after: those before.")
+    if answer.by_maps:
+        lines.append("Volumes before and after are those of the decoded maps.")
+    text(figure, LEFT, height - 1.25, "\n".join(lines), fontsize=SMALL, va="center")
+    text(figure, LEFT, height - 0.87, warning_of(answer), fontsize=NORMAL, va="center", weight="bold", color=WARNING)
     note = text(figure, LEFT, height - 0.53, range_sentence(answer.result), fontsize=NORMAL, va="center")
     if answer.result.novelty.out_of_range:
         note.set(weight="bold", bbox={"boxstyle": "square,pad=0.35", "facecolor": "white", "linewidth": 2})
     text(figure, LEFT, height - 0.12, FOOTER, fontsize=SMALL, va="center", color="0.35")
+
+
+def warning_of(answer: Answer) -> str:
+    """Why the numbers after are not to be taken for what the pictures show; nothing where they are."""
+    if not answer.by_maps:
+        return "NOT MEASURED: this view shows no volumes. Numbers are told by the code; the pictures may show others."
+    if answer.missed > NOTABLE:
+        return f"NOT FULFILLED: the heart after is up to {answer.missed:.0f} mL from what was asked."
+    return ""
 
 
 def text(figure: Figure, left: float, top: float, content: str, **style: object) -> object:

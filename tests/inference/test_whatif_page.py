@@ -71,8 +71,8 @@ def test_a_scan_out_of_range_and_a_bad_model_are_told():
 
 
 def test_numbers_that_are_not_measured_are_told():
-    assert any("the volumes of the decoded maps" in text for text in texts())
-    assert any("estimated from the code, not measured" in text for text in texts(view=View()))
+    assert any("those of the decoded maps" in text for text in texts())
+    assert any(text.startswith("NOT MEASURED: this view shows no volumes") for text in texts(view=View()))
 
 
 def test_images_and_outlines_are_those_of_both_hearts():
@@ -87,10 +87,10 @@ def test_images_and_outlines_are_those_of_both_hearts():
         assert np.allclose(shown[2], after[phase, index])
         assert np.allclose(shown[3], after[phase, index] - before[phase, index], atol=1e-6)
     colors = [{tuple(color) for color in lines.get_array()[..., :3].reshape(-1, 3)} for lines in axes[2].images[1:]]
-    assert WHITE in colors[0]  # those before, below
+    assert colors[0] == {WHITE, (0, 0, 0)}  # those before, below
     assert set(OUTLINES) <= colors[1]
     large = axes[-1]
-    assert large.get_title() == "ED, base: after (outlines before: white)"
+    assert large.get_title() == "ED, base: after (dashed: before)"
 
 
 def test_a_view_without_maps_has_no_outlines(tmp_path):

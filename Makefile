@@ -10,6 +10,11 @@ MODEL_SUBJECTS ?= 400
 MODEL_OUTPUT ?= output/model
 # Further keys of evaluate.json, such as --ceiling_epochs 1.
 MODEL_EVALUATION ?=
+# What make explore shows: weights with their calibration, the overlays of their training, and further keys of explore.json,
+# such as EXPLORE_ARGS="--dataset_dir <scans> --datalist <cohort>/datalist.json --section test".
+MODEL ?= bundle/models/model.pt
+EXPLORE_OVERLAYS ?= compact.json
+EXPLORE_ARGS ?=
 BENCH_OUTPUT ?= output/benchmarks
 BENCH_SUBJECTS ?= 200 1000 5000
 
@@ -25,7 +30,7 @@ RUN := $(PY) -m monai.bundle run
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup weights demo browser test bench model package lint clean
+.PHONY: help setup weights demo explore browser test bench model package lint clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name text; do \
@@ -77,6 +82,10 @@ demo: weights ## phantom hearts, a short training, and inference, in output/demo
 	@echo '  pictures     $(DEMO_OUTPUT)/pictures/reconstructions.png, $(DEMO_OUTPUT)/pictures/traversals.png'
 	@echo '  cohort       $(DEMO_OUTPUT)/cohort.csv'
 	@echo '  TensorBoard  $(VENV)/bin/tensorboard --logdir $(DEMO_OUTPUT)/tensorboard'
+
+explore: $(READY) ## change hearts in the browser, on this machine alone (MODEL=... EXPLORE_OVERLAYS="compact.json stack.json")
+	@$(RUN) explore --config_file "[$(foreach name,inference.json $(EXPLORE_OVERLAYS) explore.json,'$(CONFIGS)/$(name)',)]" \
+		--ckpt_path $(MODEL) $(EXPLORE_ARGS)
 
 # Debian's: the tests of pages open them in it. Not a package of Python, so that no environment can bring it.
 browser:

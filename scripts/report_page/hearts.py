@@ -16,7 +16,7 @@ from scripts.report_page.pictures import FINENESS, QUALITIES, montage, outline_p
 from scripts.views import View
 
 Measure = Callable[[torch.Tensor], Mapping[str, Any]]
-BATCH = 32  # images decoded and measured at a time
+BATCH = 32  # images measured at a time
 BUDGET = 12e6  # bytes of all frames, where nobody says how many they may take
 KINDS = {
     ALL_ELSE_EQUAL: ("All else equal", "Only the attribute that you move is asked to change; the others should stay."),
@@ -128,12 +128,9 @@ class HeartFrames:
         frames = self.decoded(changed, self.counterfactuals.expected(values, name, amounts, kind))
         return [{"amount": amount, **frame} for amount, frame in zip(amounts.tolist(), frames, strict=True)]
 
-    @torch.no_grad()
     def decoded(self, codes: torch.Tensor, asked: torch.Tensor) -> list[dict[str, Any]]:
         """Frames of codes (B, D), with what was asked of them (B, A) and what the model itself says of them."""
-        network = self.counterfactuals.network.eval()
-        own = self.counterfactuals.attributes(codes)
-        images = torch.cat([network.decode(part) for part in codes.split(BATCH)])
+        own, images = self.counterfactuals.attributes(codes), self.counterfactuals.decode(codes)
         asked, own = (listed(with_fractions(self.names, values)) for values in (asked, own))
         frames = zip(self.frames(images), asked, own, strict=True)
         return [{**frame, "asked": wanted, "own": said} for frame, wanted, said in frames]

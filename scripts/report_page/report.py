@@ -14,7 +14,7 @@ import torch
 
 from scripts.calibration.calibration import Calibration
 from scripts.calibration.novelty import Novelty
-from scripts.counterfactual import Counterfactuals
+from scripts.counterfactual import counterfactuals_of
 from scripts.evaluation.records import SubjectRecords
 from scripts.evaluation.report import METRICS_FILE, device_of
 from scripts.evaluation.tables import all_tables
@@ -37,13 +37,16 @@ class EvaluatedHearts:
         network: the model.
         view: of its images.
         spacing: pixel size in mm.
+        regularize: whether its dimensions follow attributes.
         calibration: of its weights; None where there is none.
         records: of the judged subjects, which have gone through the network.
         dataset: their images, in the same order.
-        regularized: whether dimension k follows attribute k.
         count: how many subjects are shown; all, where there are fewer.
         changes: that are asked of each attribute, in its unit.
         measure, instrument: see ``HeartFrames``.
+
+    Attributes:
+        absent: why there are no hearts to change; nothing where there are.
     """
 
     def __init__(
@@ -51,29 +54,23 @@ class EvaluatedHearts:
         network: VariationalAutoencoder,
         view: View,
         spacing: float,
+        regularize: bool,
         calibration: Calibration | None,
         records: SubjectRecords,
         dataset: Sequence[Mapping[str, Any]],
-        regularized: bool,
         count: int,
         changes: Sequence[float],
         measure: Measure | None = None,
         instrument: str = "an independent instrument",
     ) -> None:
-        self.network, self.view, self.spacing, self.calibration = network, view, spacing, calibration
-        self.records, self.dataset, self.regularized, self.count = records, dataset, regularized, count
+        self.network, self.view, self.calibration = network, view, calibration
+        self.records, self.dataset, self.count = records, dataset, count
         self.changes, self.measure, self.instrument = changes, measure, instrument
-
-    @property
-    def absent(self) -> str:
-        """Why there are no hearts to change; nothing where there are."""
-        if not self.count:
-            return "No subjects were asked for (page_subjects is 0)."
-        if not self.regularized:
-            return "This model was trained without attributes (regularize is False): no dimension stands for one."
-        if self.calibration is None or self.calibration.population is None:
-            return "The calibration beside the weights is missing or of an earlier version: 'run calibrate' writes it."
-        return ""
+        self.absent = "" if count else "no subjects were asked for (page_subjects is 0)"
+        try:
+            self.counterfactuals = counterfactuals_of(network, view, spacing, regularize, calibration)
+        except ValueError as error:
+            self.absent = str(error)
 
     def rows(self) -> list[int]:
         """Which of the subjects are shown, the smallest first."""
@@ -84,8 +81,7 @@ class EvaluatedHearts:
 
     def page(self, budget: float) -> dict[str, Any]:
         """What the page needs of them, in about so many bytes."""
-        counterfactuals = Counterfactuals(self.network, self.view, self.spacing, self.calibration.population)
-        frames = HeartFrames(counterfactuals, self.changes, self.measure, self.instrument)
+        frames = HeartFrames(self.counterfactuals, self.changes, self.measure, self.instrument)
         return frames.page([self.heart(row) for row in self.rows()], budget)
 
     def heart(self, row: int) -> Heart:
@@ -103,10 +99,9 @@ class EvaluatedHearts:
             out_of_range=novelty.out_of_range,
         )
 
-    @torch.no_grad()
     def novelty(self, row: int, image: torch.Tensor, code: torch.Tensor) -> Novelty:
         """How unusual a subject's scan is."""
-        reconstruction = self.network.eval().decode(code[None])[0]
+        reconstruction = self.counterfactuals.decode(code[None])[0]
         return self.calibration.novelty(code.cpu(), self.records.log_variances[row], image.cpu(), reconstruction.cpu())
 
     def numbers(self) -> list[dict[str, Any]]:

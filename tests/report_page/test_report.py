@@ -33,7 +33,7 @@ def evaluated(**options):
     images = Disks().decode(codes)
     defaults = {
         **{"network": Disks(), "view": VIEW, "spacing": SPACING, "calibration": calibration, "records": records},
-        **{"dataset": [{"image": image} for image in images], "regularized": True, "count": 2, "changes": [20]},
+        **{"dataset": [{"image": image} for image in images], "regularize": True, "count": 2, "changes": [20]},
     }
     return EvaluatedHearts(**defaults | options)
 
@@ -91,9 +91,9 @@ def test_a_scan_with_fewer_slices_is_told_of():
     ("options", "reason"),
     [
         ({"count": 0}, "page_subjects is 0"),
-        ({"regularized": False}, "trained without attributes"),
-        ({"calibration": None}, "'run calibrate' writes it"),
-        ({"calibration": SimpleNamespace(population=None)}, "'run calibrate' writes it"),
+        ({"regularize": False}, "trained without attribute loss"),
+        ({"calibration": None}, "'run calibrate' with"),
+        ({"calibration": SimpleNamespace(population=None)}, "'run calibrate' with"),
     ],
 )
 def test_without_what_it_takes_there_are_tables_and_figures_only(options, reason, tmp_path):

@@ -49,6 +49,7 @@ def labels(folder, when, phase, label):
     return np.count_nonzero(np.asarray(image.dataobj) == label) * np.prod(image.header.get_zooms()[:3]) / 1000
 
 
+@pytest.mark.slow
 def test_a_cohort_is_asked_and_the_refused_are_listed(model, phantoms, prepared, tmp_path):
     code, text = ask(model, phantoms, tmp_path, attribute="LVEDV", change=20, datalist=str(prepared / "datalist.json"))
     assert code == 3, text[-3000:]  # the largest heart of the training cannot grow

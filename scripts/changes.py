@@ -62,7 +62,8 @@ class ChangeLoss(nn.Module):
                 f"change_weight needs volumes as attributes, which {', '.join(others)} is not; set it to 0."
             )
         self.weight, self.view, self.spacing, self.names = weight, view, spacing, tuple(attributes)
-        self.scale = {key: torch.tensor(values) for key, values in attribute_scale.items()}
+        for key, values in attribute_scale.items():
+            self.register_buffer(key, torch.tensor(values), persistent=False)
         self.reach, self.sharpness, self.start, self.ramp = reach, sharpness, start, ramp
 
     def weight_at(self, epoch: int) -> float:
@@ -83,8 +84,7 @@ class ChangeLoss(nn.Module):
         asked = codes.detach()[:, :count] + self.reach * noise[:, :count]
         decoded = decode(torch.cat([asked, codes.detach()[:, count:]], dim=1))
         volumes = self.view.volumes(sharpened(decoded.to(asked.dtype), self.view, self.sharpness), self.spacing)
-        mean, std = (self.scale[key].to(asked) for key in ("mean", "std"))
-        found = (torch.stack([volumes[name] for name in self.names], dim=1) - mean) / std
+        found = (torch.stack([volumes[name] for name in self.names], dim=1) - self.mean) / self.std
         return (found - asked).square().sum(1)
 
 

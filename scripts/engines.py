@@ -163,8 +163,9 @@ class AutoencoderTrainer(SupervisedTrainer):
             since encoder and decoder run apart.
 
     Raises:
-        ValueError: for ``accumulation_steps``, in place of which there is ``micro_batch_size``; or for micro-batches or
-            several processes and a network with batch normalization, which would see other statistics than the batch's.
+        ValueError: for ``accumulation_steps``, in place of which there is ``micro_batch_size``; for micro-batches or
+            several processes and a network with batch normalization, which would see other statistics than the batch's;
+            or for a ``change_loss`` without ``magnitude``.
     """
 
     network: VariationalAutoencoder
@@ -193,6 +194,11 @@ class AutoencoderTrainer(SupervisedTrainer):
                 "would be those of a part of the batch: choose another --norm, such as the default."
             )
         self.micro_batch_size = micro_batch_size
+        if change_loss and not loss_function.magnitude:
+            raise ValueError(
+                "change_weight is not 0, so that magnitude_weight must not be 0 either: it gives dimensions the unit in "
+                "which moved codes ask for volumes."
+            )
         self.change_loss = change_loss
         device = self.state.device
         # Not `amp` and `scaler`: with these, the base class makes a scaler for CUDA, whatever device and precision are.
@@ -200,6 +206,8 @@ class AutoencoderTrainer(SupervisedTrainer):
         half = self.amp_kwargs.get("dtype", torch.get_autocast_dtype(device.type))
         self.loss_scaler = torch.amp.GradScaler(device.type, enabled=amp and half == torch.float16)
         loss_function.to(device)
+        if change_loss:
+            change_loss.to(device)
         share_weights(self.network)
         if device.type == "cpu":
             keep_freed_memory()

@@ -228,7 +228,8 @@ class RegularizedLoss(nn.Module):
         self.gamma, self.delta, self.magnitude = gamma, delta, magnitude
         if magnitude and attribute_scale is None:
             raise ValueError("magnitude_weight is not 0, so that an 'attribute_scale' is needed.")
-        self.scale = {key: torch.tensor(values) for key, values in (attribute_scale or {}).items()}
+        for key, values in (attribute_scale or {}).items():
+            self.register_buffer(key, torch.tensor(values), persistent=False)
 
     def attribute(self, codes: torch.Tensor, attributes: torch.Tensor | None) -> torch.Tensor:
         """L_attr, or 0 where its weight is: then it is not computed, and needs no attributes."""
@@ -236,8 +237,8 @@ class RegularizedLoss(nn.Module):
             return codes.new_zeros(())
         loss = attribute_loss(codes, attributes, self.delta)
         if self.magnitude:
-            mean, std = (self.scale[key].to(attributes) for key in ("mean", "std"))
-            loss = loss + self.magnitude * magnitude_loss(codes, (attributes - mean) / std)
+            standardized = (attributes - self.mean) / self.std
+            loss = loss + self.magnitude * magnitude_loss(codes, standardized.to(codes.dtype))
         return loss
 
 

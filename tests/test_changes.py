@@ -76,14 +76,14 @@ def test_attributes_that_are_no_volumes_are_refused():
         ChangeLoss(1, VIEW, 2.0, ["RVEDV", "LVEF"], SCALE, 1, 1, 1, 1)
 
 
-def make_trainer(kind, change_loss, **kwargs):
+def make_trainer(kind, change_loss, magnitude=0.4, **kwargs):
     torch.manual_seed(0)
     network = VariationalAutoencoder(
         VIEW.channels, (16, 16), (4, 8), 5, ("group", {"num_groups": 4}), image_channels=VIEW.images
     ).double()
     batch = {"image": torch.rand(4, VIEW.channels, 16, 16).double(), "attributes": torch.rand(4, 2).double()}
     reconstruction = ReconstructionLoss(1, segmentation_weight=0.1, view=VIEW)
-    weights = {"gamma": 0.3, "delta": 10}
+    weights = {"gamma": 0.3, "delta": 10, "magnitude": magnitude, "attribute_scale": SCALE}
     options = {"train_data_loader": [batch], "device": torch.device("cpu"), "max_epochs": 1, "decollate": False}
     if kind is VAETrainer:
         optimizer = torch.optim.SGD(network.parameters(), 0)
@@ -127,8 +127,9 @@ def test_its_gradient_is_that_of_the_weighted_mean():
         assert torch.allclose(change, parameter.grad, atol=1e-10)
 
 
-def test_micro_batches_change_nothing():
-    whole, parts = (gradients(make_trainer(VAETrainer, make_loss(), micro_batch_size=size)) for size in (None, 3))
+@pytest.mark.parametrize("kind", [VAETrainer, IntrospectiveTrainer])
+def test_micro_batches_change_nothing(kind):
+    whole, parts = (gradients(make_trainer(kind, make_loss(), micro_batch_size=size)) for size in (None, 3))
     assert all(torch.allclose(whole[name], parts[name], rtol=1e-9, atol=1e-11) for name in whole)
 
 
@@ -136,3 +137,16 @@ def test_before_its_first_epoch_it_is_not_computed():
     trainer = make_trainer(VAETrainer, make_loss(start=2))
     trainer.run()
     assert "change_loss" not in trainer.state.output["terms"]
+
+
+def test_dimensions_without_a_unit_cannot_ask_for_volumes():
+    with pytest.raises(ValueError, match="change_weight is not 0, so that magnitude_weight must not"):
+        make_trainer(VAETrainer, make_loss(), magnitude=0)
+
+
+def test_half_precision_measures_volumes_in_full():
+    trainer = make_trainer(VAETrainer, make_loss(), amp=True, amp_kwargs={"dtype": torch.bfloat16})
+    trainer.network.float()
+    trainer.data_loader = [{key: values.float() for key, values in trainer.data_loader[0].items()}]
+    trainer.run()
+    assert trainer.state.output["terms"]["change_loss"].dtype == torch.float32

@@ -29,7 +29,10 @@ NOT_EXECUTED = {
     r"make demo": ("make -n demo", "'make model' runs it"),
     r"make explore\b.*": ("make -n explore", "serves until it is stopped; a test of the bundle does so"),
     r"(python -m monai\.bundle run) explore\b.*": (r"\1 --help", "the same"),
-    r"(python -m monai\.bundle run) whatif\b.*": (r"\1 --help", "a model that has learned nothing refuses what is asked"),
+    r"(python -m monai\.bundle run) whatif\b.*": (
+        r"\1 --help",
+        "one that has learned nothing refuses requests",
+    ),
     r"make bench": ("make -n bench", "measures for half an hour, alone on the machine"),
 }
 

@@ -196,8 +196,8 @@ class AutoencoderTrainer(SupervisedTrainer):
         self.micro_batch_size = micro_batch_size
         if change_loss and not loss_function.magnitude:
             raise ValueError(
-                "change_weight is not 0, so that magnitude_weight must not be 0 either: it gives dimensions the unit in "
-                "which moved codes ask for volumes."
+                "change_weight is not 0, so that magnitude_weight must not be 0 either: it gives dimensions the unit "
+                "in which moved codes ask for volumes."
             )
         self.change_loss = change_loss
         device = self.state.device

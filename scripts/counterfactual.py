@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import torch
 from monai.networks.utils import eval_mode
 
+from scripts.calibration.calibration import Calibration
 from scripts.calibration.population import Population
 from scripts.cohort.attributes import SIGNED, UNITS, VOLUMES
 from scripts.least_squares import solve
@@ -98,10 +99,16 @@ class Counterfactuals:
         """Whether the decoded maps have the volumes; else a line through the training subjects estimates them."""
         return self.view.is_stack and bool(self.view.mapped) and set(self.names) <= set(VOLUMES)
 
+    def decode(self, codes: torch.Tensor) -> torch.Tensor:
+        """Codes (B, D) to all channels (B, C, H, W), without a gradient."""
+        with eval_mode(self.network):
+            return torch.cat([self.network.decode(part) for part in codes.split(CHUNK)])
+
     def attributes(self, codes: torch.Tensor) -> torch.Tensor:
         """What the model says of codes: (B, D) to (B, A), in the attributes' units (mL for volumes)."""
         if self.measured_by_decoder:
-            return torch.cat([self._measure(part) for part in codes.split(CHUNK)])
+            measured = [self.view.volumes(self.decode(part), self.spacing) for part in codes.split(CHUNK)]
+            return torch.cat([torch.stack([part[name] for name in self.names], dim=1) for part in measured])
         own = codes[:, : len(self.names)]
         return own @ self._like(codes, self.population.matrix).T + self._like(codes, self.population.intercept)
 
@@ -128,12 +135,14 @@ class Counterfactuals:
         """
         directions, judged = self._directions(codes, name, kind)
         amounts = torch.as_tensor(amounts).to(codes).expand(len(codes))
-        targets = self.expected(self.attributes(codes), name, amounts, kind)[:, judged]
+        values = self.attributes(codes)
+        targets = self.expected(values, name, amounts, kind)
 
         def moved(steps: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
             return self.attributes(codes[rows] + steps @ directions)[:, judged]
 
-        return codes + solve(moved, targets, len(directions), TOLERANCE, REACH) @ directions
+        steps = solve(moved, values[:, judged], targets[:, judged], len(directions), TOLERANCE, REACH)
+        return codes + steps @ directions
 
     def expected(
         self, values: torch.Tensor, name: str, amounts: torch.Tensor, kind: str = ALL_ELSE_EQUAL
@@ -194,12 +203,6 @@ class Counterfactuals:
             raise RequestError(f"the model was not trained on attribute '{name}'; it has {', '.join(self.names)}")
         return self.names.index(name)
 
-    def _measure(self, codes: torch.Tensor) -> torch.Tensor:
-        """The volumes of decoded maps."""
-        with eval_mode(self.network):
-            volumes = self.view.volumes(self.network.decode(codes), self.spacing)
-        return torch.stack([volumes[name] for name in self.names], dim=1)
-
     def _directions(self, codes: torch.Tensor, name: str, kind: str) -> tuple[torch.Tensor, Sequence[int]]:
         """Along what codes move (n, D), one standard deviation of the training codes each, and what has to be met."""
         index, spread = self.index(name), self._like(codes, self.population.spread)
@@ -214,6 +217,33 @@ class Counterfactuals:
     def _like(codes: torch.Tensor, values: torch.Tensor | Sequence) -> torch.Tensor:
         """Numbers as a tensor of the kind and on the device of others."""
         return torch.as_tensor(values).to(codes)
+
+
+def counterfactuals_of(
+    network: VariationalAutoencoder, view: View, spacing: float, regularize: bool, calibration: Calibration | None
+) -> Counterfactuals:
+    """The counterfactuals of a trained model.
+
+    Args:
+        network, view, spacing: of the model.
+        regularize: whether its dimensions follow attributes.
+        calibration: of the model, with what its training subjects tell.
+
+    Raises:
+        ValueError: for a model or a calibration that knows too little, saying what to do.
+    """
+    if not regularize:
+        raise ValueError(
+            "this model was trained without attribute loss (regularize is False): no dimension of it follows an "
+            "attribute that could be changed. Train one without sivae.json, beta_vae.json and --gamma 0"
+        )
+    if calibration is None or calibration.population is None:
+        lack = "has no calibration" if calibration is None else "has a calibration of an earlier version"
+        raise ValueError(
+            f"this model {lack}, which does not tell how codes and attributes belong together: 'run calibrate' with "
+            "train.json, and the overlays and paths of the training, writes it"
+        )
+    return Counterfactuals(network, view, spacing, calibration.population)
 
 
 def check_kind(kind: str) -> None:

@@ -22,6 +22,7 @@ from scripts.storage import atomic_path, file_state
 PHASES = ("ED", "ES")
 LABELS = {"LV": 1, "Myo": 2, "RV": 3}
 MASKS = "masks"  # folder beside a datalist, or in a folder of results, that holds the predicted masks
+WHATIF = "whatif"  # folder in a folder of results that holds counterfactuals
 MASK_KINDS = {"label": "manual", "seg": "automatic"}  # by prefix; manual masks are preferred
 PREDICTED = "predicted"  # a mask that this bundle made, kept apart from the scans
 MASK_TRUST = (*MASK_KINDS.values(), PREDICTED)  # the most trusted first
@@ -59,7 +60,7 @@ def find_subjects(dataset_dir: str | os.PathLike, output_dir: str | os.PathLike 
 
     Args:
         dataset_dir: the folder that holds one folder per subject.
-        output_dir: folder of results, which is no subject where it lies in the dataset; neither are its masks.
+        output_dir: folder of results, which is no subject where it lies in the dataset; nor are its masks and what-ifs.
 
     Raises:
         FileNotFoundError: when the folder is missing or holds no subject; the message says what was found instead.
@@ -70,7 +71,7 @@ def find_subjects(dataset_dir: str | os.PathLike, output_dir: str | os.PathLike 
     folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
     if output_dir is not None:
         results = Path(output_dir).resolve()
-        own = {results / MASKS, results, *results.parents}
+        own = {results / MASKS, results / WHATIF, results, *results.parents}
         folders = [folder for folder in folders if folder.resolve() not in own]
     if not any(any(folder.glob("*sa*.nii.gz")) for folder in folders):
         entries = sorted(path.name for path in root.iterdir())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -13,18 +12,20 @@ from monai.engines import SupervisedEvaluator
 
 from scripts.calibration.calibration import Calibration
 from scripts.cohort.examine import group_reasons
+from scripts.inference.answers import NOTABLE
 from scripts.inference.items import Subjects
 from scripts.inference.records import Records
 from scripts.inference.spread import spread
-from scripts.inference.writers import ResultsWriter
+from scripts.inference.writers import SubjectWriter
 from scripts.parallel import Workers
+from scripts.storage import read_csv
 
 INCOMPLETE = 3  # exit code when some subjects have no result
 
 
 def infer(
     evaluator: SupervisedEvaluator,
-    writer: ResultsWriter,
+    writer: SubjectWriter,
     subjects: Subjects,
     remaining: int,
     workers: Workers | None = None,
@@ -54,13 +55,13 @@ def infer(
         raise SystemExit(INCOMPLETE)
 
 
-def finish(writer: ResultsWriter, subjects: Subjects) -> int:
+def finish(writer: SubjectWriter, subjects: Subjects) -> int:
     """Write the tables and print the summary; returns how many subjects have no result."""
     failed = [{"subject": failure.subject, "reason": failure.reason} for failure in writer.failures]
     excluded = [*subjects.excluded, *failed]
     results = writer.records.gather(subjects.items, excluded)
     print_summary(results, writer.written, excluded, writer.records)
-    print_cautions(writer.records.folder / "attributes.csv", writer.calibration)
+    print_cautions(table_paths(writer.records)[-1], writer.calibration)
     lost = len(subjects.items) - results - len(failed)
     if lost > 0:
         print(f"{lost} subjects have neither a result nor a reason: is another inference at work in this folder?")
@@ -68,25 +69,35 @@ def finish(writer: ResultsWriter, subjects: Subjects) -> int:
 
 
 def print_cautions(table: Path, calibration: Calibration | None) -> None:
-    """Print how many scans are out of range, and what holds for all results of this model: not all look at pages.
+    """Print what is wrong with single results, and what holds for all of this model: not all look at pages.
 
     Args:
-        table: ``attributes.csv`` of the results.
+        table: of the results, with a column ``out_of_range``, and of counterfactuals a column ``missed``.
         calibration: of the model.
     """
-    with open(table, newline="") as file:
-        flagged = Counter(row.get("out_of_range") for row in csv.DictReader(file))
+    rows = read_csv(table)
+    flagged = Counter(row.get("out_of_range") for row in rows)
     if flagged["True"]:
         known = flagged["True"] + flagged["False"]
         print(f"Out of range: {flagged['True']} of {known} scans, of which estimates mean little (see {table})")
+    missed = sum(float(row.get("missed") or 0) > NOTABLE for row in rows)
+    if missed:
+        print(f"Not fulfilled: {missed} of {len(rows)} requests, by more than {NOTABLE:g} mL (missed in {table})")
     for caution in calibration.cautions() if calibration is not None else ():
         print(f"Caution: {caution}")
+
+
+def table_paths(records: Records) -> list[Path]:
+    """The tables of the results."""
+    return [records.folder / f"{table}.csv" for table in records.tables]
 
 
 def print_summary(results: int, new: int, excluded: Sequence[Mapping[str, Any]], records: Records) -> None:
     """Print how many subjects have a result, how many do not, why, and where everything is."""
     earlier = f" ({results - new} of them from earlier runs)" if results > new else ""
-    print(f"Results of {results} subjects{earlier}: {records.folder / 'codes.csv'}, attributes.csv beside it")
+    first, *others = table_paths(records)
+    beside = f", {', '.join(path.name for path in others)} beside it" if others else ""
+    print(f"Results of {results} subjects{earlier}: {first}{beside}")
     if not excluded:
         return
     print(f"No result for {len(excluded)} subjects: {records.folder / 'excluded.csv'}")

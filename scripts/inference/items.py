@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import os
@@ -20,7 +21,7 @@ from scripts.parallel import Workers
 from scripts.segmentation.missing import segment_missing
 from scripts.storage import file_state, output_folder
 
-RESERVED = ("codes.csv", "attributes.csv", "excluded.csv", "examined.jsonl", "inference_settings.json")
+RESERVED = ("codes.csv", "attributes.csv", "whatif.csv", "excluded.csv", "examined.jsonl", "inference_settings.json")
 
 
 class Subjects(NamedTuple):
@@ -44,6 +45,7 @@ def find_items(
     workers: Workers | int | None = None,
     segmentation: str | os.PathLike | None = None,
     device: str | torch.device = "cpu",
+    subject: str | int | None = None,
 ) -> Subjects:
     """The subjects to encode: those of a datalist, or all of a UKBB-format tree that pass the quality control.
 
@@ -59,34 +61,56 @@ def find_items(
         segmentation: weights of a segmentation network for subjects without masks, see ``load_segmenter``; their
             predicted masks go to ``output_dir/masks``.
         device: of that network.
+        subject: name of the only one to encode; None for all.
 
     Raises:
-        FileNotFoundError, ValueError: when there is no subject at all, or a section is named without a datalist.
+        FileNotFoundError, ValueError: when there is no subject at all, none of this name, or a section is named without
+            a datalist.
     """
     if datalist:
-        return from_datalist(datalist, section, dataset_dir)
+        return from_datalist(datalist, section, dataset_dir, subject)
     if section:
         raise ValueError(f"section '{section}' is one of a datalist: name that with --datalist too.")
     target = output_folder(output_dir)
-    folders = find_subjects(dataset_dir, target)
+    folders = {folder.name: folder for folder in find_subjects(dataset_dir, target)}
+    folders = chosen(folders, subject, f"dataset_dir '{dataset_dir}'")
     unsegmented = segment_missing(folders, target / MASKS, segmentation, device, workers) if segmentation else {}
     rows = examine_changed(folders, QualityRules(**(rules or {})), target, workers)
     return located(explained(rows, unsegmented), dataset_dir, target / MASKS)
 
 
-def from_datalist(datalist: str | os.PathLike, section: str | None, dataset_dir: str | os.PathLike) -> Subjects:
-    """The subjects of a datalist; those whose files have vanished are excluded.
+def from_datalist(
+    datalist: str | os.PathLike, section: str | None, dataset_dir: str | os.PathLike, subject: str | int | None = None
+) -> Subjects:
+    """The subjects of a datalist, or the one of a name; those whose files have vanished are excluded.
 
     Raises:
         FileNotFoundError: when the datalist, or every file that it names, is missing.
-        ValueError: when the datalist is broken or the section is empty.
+        ValueError: when the datalist is broken, the section is empty, or the subject is not in it.
     """
-    rows = section_items(datalist, section)
+    rows = {row["subject"]: row for row in section_items(datalist, section)}
+    rows = chosen(rows, subject, f"datalist '{datalist}'" + (f", section {section}" if section else ""))
     masks_dir = Path(datalist).parent / MASKS
     subjects = located(rows, dataset_dir, masks_dir)
     if not subjects.items:
         check_files(rows, datalist, dataset_dir, masks_dir)
     return subjects
+
+
+def chosen(subjects: Mapping[str, Any], subject: str | int | None, place: str) -> list[Any]:
+    """What there is of all subjects, or of the one of a name.
+
+    Raises:
+        ValueError: when there is none of this name.
+    """
+    if subject is None:
+        return list(subjects.values())
+    name = str(subject)  # a command line makes numbers of names
+    if name not in subjects:
+        near = difflib.get_close_matches(name, subjects, n=1)
+        hint = f"; did you mean '{near[0]}'?" if near else ""
+        raise ValueError(f"subject '{name}' is not among the {len(subjects)} of {place}{hint}")
+    return [subjects[name]]
 
 
 def located(rows: Iterable[Mapping[str, Any]], dataset_dir: str | os.PathLike, masks_dir: Path) -> Subjects:

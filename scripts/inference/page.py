@@ -91,8 +91,7 @@ class Page:
         warning: str = "",
     ) -> None:
         self.view = as_view(view)
-        names = [self.view.slice_names[index] for index in self.view.pictured]
-        self.names = [phase if len(names) == 1 else f"{phase}, {name}" for phase in self.view.phases for name in names]
+        self.names = row_names(self.view)
         height = TOP + BOTTOM + max(len(self.names) * (CELL + PAD), Strips.height(quantiles))
         self.figure = Figure(figsize=(WIDTH, height), dpi=DPI)
         self.canvas = FigureCanvasAgg(self.figure)
@@ -163,7 +162,7 @@ class Page:
             result: its images (C, H, W) have the channels of the page's view.
             path: target; its folder must exist.
         """
-        pairs = [self.rows(values) for values in (result.image, result.reconstruction)]
+        pairs = [picture_rows(values, self.view) for values in (result.image, result.reconstruction)]
         for row, (scan, _), (reconstruction, _) in zip(self.images, *pairs, strict=True):
             for shown, image in zip(row, (scan, reconstruction, reconstruction - scan), strict=True):
                 show(shown, image, image.shape)
@@ -180,15 +179,6 @@ class Page:
         with atomic_path(path) as part:
             Image.fromarray(np.asarray(self.canvas.buffer_rgba())[..., :3]).save(part, compress_level=4)
 
-    def rows(self, values: np.ndarray) -> list[tuple[np.ndarray, torch.Tensor | None]]:
-        """Image (H, W) and maps (3, H, W) of each row, of all channels (C, H, W)."""
-        slices = list(pictures(torch.as_tensor(values)[None], self.view))
-        return [
-            (each.images[0, phase].numpy(), None if each.maps is None else each.maps[0, phase])
-            for phase in range(len(self.view.phases))
-            for each in slices
-        ]
-
     def mark_range(self, result: Result) -> None:
         """Say whether the scan is in range, in a frame when it is not."""
         outside = result.novelty is not None and bool(result.novelty.out_of_range)
@@ -196,6 +186,22 @@ class Page:
         self.range_note.set_weight("bold" if outside else "normal")
         frame = {"boxstyle": "square,pad=0.45", "facecolor": "white", "edgecolor": INK, "linewidth": 2}
         self.range_note.set_bbox(frame if outside else None)
+
+
+def row_names(view: View) -> list[str]:
+    """What the rows of a page show: each phase, and of several slices each one that is pictured."""
+    names = [view.slice_names[index] for index in view.pictured]
+    return [phase if len(names) == 1 else f"{phase}, {name}" for phase in view.phases for name in names]
+
+
+def picture_rows(values: np.ndarray, view: View) -> list[tuple[np.ndarray, torch.Tensor | None]]:
+    """Image (H, W) and maps (3, H, W) of each row of a page, of all channels (C, H, W)."""
+    slices = list(pictures(torch.as_tensor(values)[None], view))
+    return [
+        (each.images[0, phase].numpy(), None if each.maps is None else each.maps[0, phase])
+        for phase in range(len(view.phases))
+        for each in slices
+    ]
 
 
 def show(shown: AxesImage, picture: np.ndarray, shape: Sequence[int]) -> None:

@@ -16,7 +16,8 @@ from scripts.storage import csv_writer, output_folder, write_csv, write_json
 RECORD = "result.json"
 SETTINGS = "inference_settings.json"
 TABLES = ("codes", "attributes")
-OUTPUTS = (RECORD, "page.png", "reconstruction_*.nii.gz", "difference_*.nii.gz", "segmentation_*.nii.gz")
+IMAGES = ("reconstruction", "before", "after", "difference", "segmentation")
+OUTPUTS = (RECORD, "page.png", *(f"{name}_*.nii.gz" for name in IMAGES))
 VERSION = 1  # raise it when results are made in another way, so that those of an older version are redone
 
 
@@ -28,10 +29,17 @@ class Records:
         settings: what results of one folder must have in common: the checkpoint, and the settings of the network.
         redo: what else a result depends on, such as the calibration and which files are written; where this is
             another than a record's, the subject is done again.
+        tables: names of the tables that are gathered; every record has a row of each.
     """
 
-    def __init__(self, output_dir: str | os.PathLike, settings: Mapping[str, Any], redo: Mapping[str, Any]) -> None:
-        self.folder = Path(output_dir)
+    def __init__(
+        self,
+        output_dir: str | os.PathLike,
+        settings: Mapping[str, Any],
+        redo: Mapping[str, Any],
+        tables: Sequence[str] = TABLES,
+    ) -> None:
+        self.folder, self.tables = Path(output_dir), tuple(tables)
         self.settings = json.loads(json.dumps(settings))  # as JSON gives them back: tuples become lists
         self.run = hashlib.sha256(json.dumps([VERSION, settings, redo], sort_keys=True).encode()).hexdigest()
 
@@ -107,7 +115,7 @@ class Records:
             folder.rmdir()
 
     def gather(self, items: Sequence[Mapping[str, Any]], excluded: Sequence[Mapping[str, str]]) -> int:
-        """Write ``codes.csv``, ``attributes.csv`` and ``excluded.csv``; returns the number of results.
+        """Write all tables, such as ``codes.csv``, and ``excluded.csv``; returns the number of results.
 
         Only one record at a time is in memory. Files of subjects that are excluded now are left as they are: what
         excludes them may pass, such as a share that is not mounted.
@@ -115,11 +123,11 @@ class Records:
         write_csv(self.folder / "excluded.csv", excluded, ("subject", "reason"))
         records = self.records(items)
         first = next(records, None)
-        columns = first or {table: ["subject"] for table in TABLES}
+        columns = first or {table: ["subject"] for table in self.tables}
         results = 0
         with ExitStack() as stack:
-            paths = {table: self.folder / f"{table}.csv" for table in TABLES}
-            writers = {table: stack.enter_context(csv_writer(paths[table], list(columns[table]))) for table in TABLES}
+            paths = {table: self.folder / f"{table}.csv" for table in self.tables}
+            writers = {name: stack.enter_context(csv_writer(path, list(columns[name]))) for name, path in paths.items()}
             for record in chain([first] if first else [], records):
                 results += 1
                 for table, writer in writers.items():

@@ -11,7 +11,7 @@ from monai.bundle import ConfigParser
 
 from scripts.inference.items import Subjects
 from scripts.inference.loading import Failure
-from scripts.inference.writers import ResultsWriter
+from scripts.inference.writers import SubjectWriter
 from scripts.overrides import launch
 from scripts.parallel import Failed, Workers, parallel_map
 
@@ -21,7 +21,7 @@ SIZES = (8, 64)  # but for few subjects fewer, since each builds the network, an
 Items = Sequence[Mapping[str, Any]]
 
 
-def spread(writer: ResultsWriter, workers: Workers) -> None:
+def spread(writer: SubjectWriter, workers: Workers) -> None:
     """Encode the writer's subjects on a cluster; results go to the same folder, which all workers must reach.
 
     A chunk that fails twice is done again subject by subject, so that one bad subject takes no other with it.
@@ -54,7 +54,7 @@ def chunked(items: Items) -> list[Items]:
 
 
 def encode_all(
-    task: partial, chunks: Sequence[Items], writer: ResultsWriter, workers: Workers
+    task: partial, chunks: Sequence[Items], writer: SubjectWriter, workers: Workers
 ) -> list[tuple[Items, Failed]]:
     """Encode chunks, and tell the writer what became of their subjects; returns the chunks that failed themselves."""
     broken = []

@@ -86,6 +86,9 @@ def test_what_holds_for_the_results_is_said_where_nobody_opens_a_page(tmp_path, 
     printed = capsys.readouterr().out
     assert "Out of range: 2 of 3 scans" in printed
     assert "Caution: This model knows nothing." in printed
+    table.write_text("subject,out_of_range,missed\na,False,0.1\nb,False,7\n")
+    print_cautions(table, None)
+    assert "Not fulfilled: 1 of 2 requests, by more than 1 mL" in capsys.readouterr().out
     table.write_text("subject\na\n")
     print_cautions(table, None)
     assert capsys.readouterr().out == ""

@@ -44,6 +44,17 @@ def test_a_section_needs_a_datalist(phantoms, prepared, tmp_path):
         find_items(phantoms, tmp_path, prepared / "datalist.json", "tests")
 
 
+def test_one_subject_can_be_named(pair, phantoms, prepared, tmp_path):
+    assert [item["subject"] for item in find_items(pair, tmp_path, subject="phantom0002").items] == ["phantom0002"]
+    known = find_items(phantoms, tmp_path, prepared / "datalist.json", "test").items[0]["subject"]
+    found = find_items(phantoms, tmp_path, prepared / "datalist.json", subject=known)
+    assert [item["subject"] for item in found.items] == [known]
+    (pair / "phantom0002").rename(pair / "17")
+    assert [item["subject"] for item in find_items(pair, tmp_path, subject=17).items] == ["17"]
+    with pytest.raises(ValueError, match=r"'phantom001' is not among the 2 of .*; did you mean 'phantom0001'\?"):
+        find_items(pair, tmp_path, subject="phantom001")
+
+
 def test_a_vanished_file_excludes_its_subject_of_a_datalist(prepared, phantoms, tmp_path):
     copy = shutil.copytree(phantoms, tmp_path / "copy")
     gone = find_items(copy, tmp_path, prepared / "datalist.json", "test").items[0]

@@ -76,6 +76,15 @@ def test_tables_are_gathered_from_the_records(tmp_path):
     assert (tmp_path / "b" / RECORD).exists()  # what excludes it may pass, and its result then holds again
 
 
+def test_other_tables_can_be_gathered(tmp_path):
+    kept = Records(tmp_path, {}, {}, ["whatif"])
+    kept.claim()
+    kept.begin(ITEMS[0])
+    kept.write(ITEMS[0], {"whatif": {"subject": "a"}})
+    assert kept.gather(ITEMS, []) == 1
+    assert {path.name for path in tmp_path.glob("*.csv")} == {"whatif.csv", "excluded.csv"}
+
+
 def test_tables_without_any_result_have_a_header(tmp_path):
     kept = records(tmp_path)
     kept.claim()

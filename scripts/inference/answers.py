@@ -1,0 +1,85 @@
+"""What if one attribute of a subject were another: the answer of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from scripts.counterfactual import ALL_ELSE_EQUAL, Counterfactuals, Request
+from scripts.inference.results import Result, digits
+
+NOTABLE = 1.0  # mL: what a request misses by more is told
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What became of a request to one subject.
+
+    Args:
+        request: what was asked.
+        result: of the scan, with the check of the range; its reconstruction is the heart before.
+        image: (C, H, W), the heart after.
+        before, after: attribute to what the model says of both hearts, in mL.
+        asked: attribute to what it shall be afterwards; those that may follow freely are left out.
+        by_maps: whether these are volumes of decoded maps; else a line tells them from the code.
+        limits: attribute to its range in the training subjects.
+    """
+
+    request: Request
+    result: Result
+    image: np.ndarray
+    before: Mapping[str, float]
+    after: Mapping[str, float]
+    asked: Mapping[str, float]
+    by_maps: bool
+    limits: Mapping[str, tuple[float, float]]
+
+    @property
+    def missed(self) -> float:
+        """By how much the heart after is at most not what was asked, in mL."""
+        return max(abs(self.after[name] - value) for name, value in self.asked.items())
+
+
+def answer_of(result: Result, request: Request, counterfactuals: Counterfactuals) -> Answer:
+    """Fulfill a request to one subject.
+
+    Raises:
+        RequestError: where it is refused.
+    """
+    tool, name, kind = counterfactuals, request.attribute, request.kind
+    codes = torch.as_tensor(result.codes)[None].to(next(tool.network.parameters()))
+    before = tool.attributes(codes)
+    amounts = request.amounts(before[:, tool.index(name)])
+    for refusal in filter(None, tool.refusals(before, name, amounts, kind)):
+        raise refusal
+    changed = tool.change(codes, name, amounts, kind)
+    told = (before, tool.attributes(changed), tool.expected(before, name, amounts, kind))
+    before, after, asked = (dict(zip(tool.names, values[0].tolist(), strict=True)) for values in told)
+    ranges = zip(tool.names, zip(tool.population.low, tool.population.high, strict=True), strict=True)
+    return Answer(
+        request=request,
+        result=result,
+        image=tool.decode(changed)[0].float().cpu().numpy(),
+        before=before,
+        after=after,
+        asked=asked if kind == ALL_ELSE_EQUAL else {name: asked[name]},
+        by_maps=tool.measured_by_decoder,
+        limits=dict(ranges),
+    )
+
+
+def answer_row(answer: Answer) -> dict[str, Any]:
+    """A row of ``whatif.csv``; what was not asked stays empty."""
+    result, request = answer.result, answer.request
+    row: dict[str, Any] = {"subject": result.item["subject"], "attribute": request.attribute, "kind": request.kind}
+    row["change"] = digits(answer.asked[request.attribute] - answer.before[request.attribute])
+    row |= {"missed": digits(answer.missed), "told_by": "decoded maps" if answer.by_maps else "code"}
+    row |= {"out_of_range": bool(result.novelty.out_of_range), "percentile": digits(result.novelty.percentile)}
+    for name in answer.before:
+        row |= {f"{name}_mask": digits(result.item.get(name)), f"{name}_before": digits(answer.before[name])}
+        row |= {f"{name}_asked": digits(answer.asked.get(name)), f"{name}_after": digits(answer.after[name])}
+    return row

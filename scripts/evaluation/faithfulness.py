@@ -201,7 +201,6 @@ class Faithfulness:
             first += len(own_codes)
         return {key: torch.cat([part[key] for part in batches]).double().cpu().numpy() for key in batches[0]}
 
-    @torch.no_grad()
     def requests(
         self, model: Counterfactuals, codes: torch.Tensor
     ) -> Iterator[tuple[tuple[int, np.ndarray, int], np.ndarray]]:

@@ -89,7 +89,6 @@ class Segmentation:
             self._last = image, self._segment(image)
         return self._last[1]
 
-    @torch.no_grad()
     def _segment(self, image: torch.Tensor) -> torch.Tensor:
         images = as_scanned(image, self.view)
         with eval_mode(self.network):
@@ -113,7 +112,6 @@ class ImageRegressor:
     def __init__(self, network: nn.Module, view: View) -> None:
         self.network, self.view = network, view
 
-    @torch.no_grad()
     def __call__(self, image: torch.Tensor) -> torch.Tensor:
         """Attributes, as of ``Instrument``."""
         with eval_mode(self.network):

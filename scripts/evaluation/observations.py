@@ -76,7 +76,6 @@ class Observer:
             "round_trips": measured[REVERSED] | measured[COMPOSED] | {(OUTSIDE, ""): ()},
         }
 
-    @torch.no_grad()
     def undisturbed(self, scans: torch.Tensor, codes: torch.Tensor) -> Observations:
         """Of scans (B, C, H, W) and their codes: what is measured in scans, in reconstructions, and in reconstructions
         of these; how far scans and reconstructions are apart outside the heart; how image and maps agree."""
@@ -85,19 +84,16 @@ class Observer:
         found = self.measured(SCANNED, scans) | self.measured(MEASURED, image) | self.measured(IDLE, again)
         return found | {(OUTSIDE, ""): self.outside(image, scans)} | self.agreement(image)
 
-    @torch.no_grad()
     def ask(self, name: str, change: float, codes: torch.Tensor) -> Asked:
         """Ask hearts of codes (B, D) for a change of an attribute in mL."""
         changed = self.model.change(codes, name, change, self.kind)
         return Asked(name, change, codes, changed, self.decode(changed))
 
-    @torch.no_grad()
     def answered(self, asked: Asked) -> Observations:
         """What is measured in the decoded image, how its maps agree with it, and what is left of the request."""
         left = self.model.residuals(asked.codes, asked.changed, asked.name, asked.change, self.kind)
         return self.measured(MEASURED, asked.image) | {(LEFT, ""): left} | self.agreement(asked.image)
 
-    @torch.no_grad()
     def round_trips(self, asked: Asked) -> Observations:
         """What is measured after the opposite request to the decoded image, and after two halves of the request, of
         which the second one is made to the image of the first; and what has changed outside the heart."""
@@ -114,8 +110,7 @@ class Observer:
 
     def decode(self, codes: torch.Tensor) -> torch.Tensor:
         """Images (B, C, H, W)."""
-        with eval_mode(self.model.network):
-            return self.model.network.decode(codes)
+        return self.model.decode(codes)
 
     def measured(self, what: str, image: torch.Tensor) -> Observations:
         """The attributes (B, A) by every instrument."""

@@ -260,7 +260,8 @@ def outside(name: str, before: float, after: float, limits: tuple[float, float])
     unit = UNITS.get(name, "")
     return RequestError(
         f"{name} of {after:.0f} {unit} is outside the trained range of {low:.0f} to {high:.0f} {unit}; this heart has "
-        f"{before:.0f} {unit}, so that changes from {low - before:+.0f} to {high - before:+.0f} {unit} are possible"
+        f"{before:.0f} {unit}, so that changes from {math.ceil(low - before):+d} to {math.floor(high - before):+d} {unit} "
+        "are possible"
     )
 
 

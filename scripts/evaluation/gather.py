@@ -97,7 +97,7 @@ def gather(runs: Sequence[Run], output_dir: str | os.PathLike) -> None:
 
 
 def input_tables(results: Mapping[Run, Mapping[str, Any]]) -> Iterator[str]:
-    """The three tables of one input."""
+    """The tables of one input."""
     groups = {
         name: [m for run, m in results.items() if label(run) == name] for name in dict.fromkeys(map(label, results))
     }

@@ -11,7 +11,7 @@ random.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -154,3 +154,8 @@ def instruments(
     found: dict[str, Instrument] = {"segmentation": segmentation} if view.is_stack else {}
     found |= {"regressor": regressor}
     return found | ({"self-report": SelfReport(view, spacing, names)} if view.is_stack and view.mapped else {})
+
+
+def by_name(instrument: Instrument, names: Sequence[str]) -> Callable[[torch.Tensor], dict[str, torch.Tensor]]:
+    """An instrument that gives name -> values (B,), for those who do not know the order of its attributes."""
+    return lambda image: dict(zip(names, instrument(image).unbind(1), strict=True))

@@ -198,10 +198,10 @@ def answer_table(found: Mapping[str, Any]) -> Table:
         "Slope, R²: of the line of measured on requested changes; 1 is perfect. Error: mean absolute difference of "
         "both. Monotonicity: share of neighboring requests in whose order the measured value rises. Drift: mean "
         "absolute change of the other attributes that was not requested, in parts of the request. There and back: what "
-        f"is left of a request ({trips} mL) and its opposite; two half steps: difference from one; both through the "
-        "image, which alone changes by 'no request' when it is encoded and decoded once more. Compare with the "
-        "instruments' own errors above. Allowed requests, in the trained range and possible, and in brackets how many "
-        f"the model says it has met: {counts}."
+        f"is left of a request ({trips} mL) and its opposite; two half steps: difference from one; both encode the "
+        "decoded images and maps again, which alone changes them by 'no request'. Compare with the "
+        "instruments' own errors above. Allowed requests, in the trained range and possible, and in brackets of "
+        f"how many the model itself says that the asked attribute is within 1 mL: {counts}."
     )
     rows = {
         f"{name}, {instrument}": {

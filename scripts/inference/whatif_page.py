@@ -85,7 +85,7 @@ def page_figure(answer: Answer, view: View, warning: str = "") -> Figure:
 def title(answer: Answer) -> str:
     """What was asked, in words."""
     name = answer.request.attribute
-    before, after, unit = answer.before[name], answer.asked[name], UNITS[name]
+    before, after, unit = answer.before[name], answer.asked[name], UNITS.get(name, "")
     rest = "all else equal" if answer.request.kind == ALL_ELSE_EQUAL else "the rest as in the population"
     change = f"{after - before:+.0f}".replace("-", "−")
     return (
@@ -171,7 +171,7 @@ def volumes_chart(figure: Figure, answer: Answer) -> None:
     axis.set_yticks([])
     axis.tick_params(axis="x", labelsize=SMALL)
     axis.locator_params(axis="x", nbins=3)
-    axis.set_xlabel(", ".join(dict.fromkeys(UNITS[name] for name in answer.before)), fontsize=SMALL, labelpad=1)
+    axis.set_xlabel(", ".join(dict.fromkeys(UNITS.get(name, "") for name in answer.before)), fontsize=SMALL, labelpad=1)
     axis.spines[["left", "right", "top"]].set_visible(False)
     figure.legend(
         handles=legend_handles(),
@@ -186,7 +186,7 @@ def number_row(figure: Figure, y: int, answer: Answer, name: str, numbers: tuple
     """Write a name and its numbers: of the scan's mask, before, asked, after, and the change."""
     style = {"fontsize": NORMAL, "weight": "bold" if name == answer.request.attribute else "normal", "va": "center"}
     top = TOP + 0.2 + (y + 0.5) * ROW
-    label = attribute_name(name) if name in answer.before else f"{name} ({UNITS[name]})"
+    label = attribute_name(name) if name in answer.before else f"{name} ({UNITS.get(name, '')})"
     text(figure, CHART[0] - 0.1, top, label, ha="right", **style)
     before, _, after = numbers
     values = (answer.result.item.get(name), *numbers)

@@ -39,6 +39,9 @@ FIGURES = {
     "correlations": FigureText(
         "Partial correlations", "Each dimension with each attribute, the other attributes held: the diagonal counts."
     ),
+    "whatif": FigureText(
+        "Counterfactuals", "Changes that instruments measure in decoded hearts, against those that were requested."
+    ),
     "samples": FigureText("Generated hearts", "Hearts drawn from the prior above the training scan nearest to each."),
     "curves": FigureText("Training curves", "Losses and interpretability over the epochs of the training."),
 }

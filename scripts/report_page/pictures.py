@@ -59,10 +59,12 @@ def path(region: np.ndarray) -> str:
 
 
 def steps(line: np.ndarray) -> str:
-    """A line (n, 2) in rows and columns of pixels' centers as a path of steps, which takes least space.
+    """A line (n, 2) in rows and columns of pixels' centers as its start and steps from there, which take least space.
 
     Every second point, since there are two in each pixel that a line crosses; the last stays, which closes the line.
     """
     points = np.vstack([line[:-1:2], line[-1:]])[:, ::-1]
-    moves = np.diff(np.rint((points + 0.5) * FINENESS).astype(int), axis=0, prepend=0)
-    return "m" + " ".join(map(str, moves.ravel())).replace(" -", "-")  # a minus sign parts numbers, too
+    places = np.rint((points + 0.5) * FINENESS).astype(int)
+    start, moves = places[0], np.diff(places, axis=0)
+    # A minus sign parts numbers, too.
+    return f"M{start[0]} {start[1]}l" + " ".join(map(str, moves.ravel())).replace(" -", "-")

@@ -15,6 +15,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from monai.networks.utils import eval_mode
 
@@ -258,10 +259,10 @@ def outside(name: str, before: float, after: float, limits: tuple[float, float])
     if low <= after <= high:
         return None
     unit = UNITS.get(name, "")
+    least, most = np.ceil(low - before), np.floor(high - before)  # not rounded: what is named must not be refused
     return RequestError(
         f"{name} of {after:.0f} {unit} is outside the trained range of {low:.0f} to {high:.0f} {unit}; this heart has "
-        f"{before:.0f} {unit}, so that changes from {math.ceil(low - before):+d} to {math.floor(high - before):+d} {unit} "
-        "are possible"
+        f"{before:.0f} {unit}, so that changes from {least:+.0f} to {most:+.0f} {unit} are possible"
     )
 
 

@@ -11,6 +11,9 @@ from monai.bundle import ConfigParser
 from scipy import ndimage
 
 from scripts.api import load
+from scripts.calibration.calibration import Calibration
+from scripts.checkpoint import fingerprint
+from scripts.counterfactual import counterfactuals_of
 from scripts.metrics import spearman
 from scripts.storage import read_csv
 
@@ -64,3 +67,16 @@ def cavity_area(image: np.ndarray) -> int:
     center = tuple(np.array(image.shape) // 2)
     pools, _ = ndimage.label(image > 0.75 * image[center])
     return int((pools == pools[center]).sum())
+
+
+def test_it_can_be_asked_for_changes(packaged, model):
+    """The calibration beside the weights tells how codes and attributes belong together."""
+    calibration = Calibration.read(
+        packaged / "models" / "calibration.json", fingerprint(packaged / "models" / "model.pt")
+    )
+    asked = counterfactuals_of(model.network, model.view, 2.5, True, calibration)
+    code = torch.tensor(asked.population.mean)[None]
+    changed = asked.change(code, "LVEDV", 10.0)
+    assert (asked.attributes(changed) - asked.attributes(code))[0].tolist() == pytest.approx(
+        [10, 0, 0, 0, 0, 0], abs=0.2
+    )

@@ -19,7 +19,7 @@ HERE = "tests/documentation/reductions.py"
 # Patterns that are written like a command, and why they are none.
 TEMPLATES = {"python -m monai.bundle run <what> --config_file <configs>": "the form of all commands"}
 
-# What is asked for its help or its plan instead: pattern -> what is put in its place, and why no option makes it short.
+# What is asked for its help, plan or keys instead: pattern -> what is put in its place, and why no option makes it short.
 NOT_EXECUTED = {
     r"(python -m tests\.benchmarks\.acdc\b.*)": (r"\1 --help", "trains for hours on ACDC, which is not shipped"),
     r"(python -m tests\.benchmarks\.masks\b.*)": (r"\1 --help", "needs a model and a segmentation of ACDC"),
@@ -28,11 +28,8 @@ NOT_EXECUTED = {
     r"(python -m tests\.benchmarks\.scale\b.*)": (r"\1 --help", "trains for minutes, whatever the size"),
     r"make demo": ("make -n demo", "'make model' runs it"),
     r"make explore\b.*": ("make -n explore", "serves until it is stopped; a test of the bundle does so"),
-    r"(python -m monai\.bundle run) explore\b.*": (r"\1 --help", "the same"),
-    r"(python -m monai\.bundle run) whatif\b.*": (
-        r"\1 --help",
-        "one that has learned nothing refuses requests",
-    ),
+    r"(python -m monai\.bundle run) explore\b(.*)": (r"\1 check_keys\2", "the same"),
+    r"(python -m monai\.bundle run) whatif\b(.*)": (r"\1 check_keys\2", "an untrained model refuses requests"),
     r"make bench": ("make -n bench", "measures for half an hour, alone on the machine"),
 }
 

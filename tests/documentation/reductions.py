@@ -19,7 +19,7 @@ HERE = "tests/documentation/reductions.py"
 # Patterns that are written like a command, and why they are none.
 TEMPLATES = {"python -m monai.bundle run <what> --config_file <configs>": "the form of all commands"}
 
-# What is asked for its help, plan or keys instead: pattern -> what is put in its place, and why no option makes it short.
+# What is asked for its help, plan or keys instead: pattern -> what is put in its place, and why options do not help.
 NOT_EXECUTED = {
     r"(python -m tests\.benchmarks\.acdc\b.*)": (r"\1 --help", "trains for hours on ACDC, which is not shipped"),
     r"(python -m tests\.benchmarks\.masks\b.*)": (r"\1 --help", "needs a model and a segmentation of ACDC"),

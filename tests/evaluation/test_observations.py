@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -34,6 +36,16 @@ def test_only_what_changes_beside_the_heart_counts(observer):
     beside[0, 0, MARGIN + 1, 2] = 0.6
     assert observer.outside(inside, image).item() == 0
     assert observer.outside(beside, image).item() == pytest.approx(0.1)
+
+
+def test_the_heart_of_either_image_does_not_count(observer):
+    observer.segmentation = SimpleNamespace(
+        view=VIEW, segment=lambda image: torch.cat([image[:, :1], (image[:, :1] == 1).float().repeat(1, 3, 1, 1)], 1)
+    )
+    image = torch.full((1, 4, SIZE, SIZE), 0.5)
+    grown = image.clone()
+    grown[0, 0, 4, 4] = 1
+    assert observer.outside(grown, image).item() == observer.outside(image, grown).item() == 0
 
 
 def test_gray_values_beyond_those_of_scans_are_clipped(observer):

@@ -98,7 +98,7 @@ browser:
 
 test: weights browser ## run the tests (PYTEST_ARGS="-k losses" chooses some)
 	@echo '[test] running pytest'
-	@OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --dist loadgroup $(PYTEST_ARGS)
+	@OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --dist loadfile $(PYTEST_ARGS)
 
 # One after the other: each takes the whole machine, which nobody else should use meanwhile. Results stay in
 # docs/benchmarks, those of other machines included, and the page is made of what is there.

@@ -28,14 +28,6 @@ def shared(path: str) -> Path:
     return found
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests of a folder, or of a file in none, on one process of pytest-xdist: they share fixtures."""
-    for item in items:
-        folder = item.path.parent
-        item.add_marker(pytest.mark.xdist_group(str(item.path if folder == ROOT / "tests" else folder)))
-
-
 @pytest.fixture(scope="session")
 def phantoms(tmp_path_factory) -> Path:
     """A small phantom cohort in both file layouts: 12 sound subjects, and one that breaks each quality rule."""

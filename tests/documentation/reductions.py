@@ -58,7 +58,13 @@ NO_OVERLAYS = ("train", "evaluate", "inference", "inference_trt", "export", "dep
 
 SIZES = {"spatial_size": [32, 32], "spacing": 5, "channels": [8, 8], "latent_dim": 8}
 TRAINING = {"batch_size": 8, "max_epochs": 1, "warmup_epochs": 0}
-EVALUATION = {"generated_samples": 12, "evaluation_workers": 0, "ceiling_epochs": 1, "ceiling_channels": [8, 8]}
+EVALUATION = {
+    "generated_samples": 12,
+    "evaluation_workers": 0,
+    "ceiling_epochs": 1,
+    "ceiling_channels": [8, 8],
+    "page_subjects": 0,
+}
 SEGMENTATION = {"spatial_size": [96, 96], "spacing": 2.5, "channels": [8, 16, 32], "batch_size": 2, "max_epochs": 1}
 STUDY = {"methods": {"AR-SIVAE": []}, "inputs": {"ED": ["ed.json"]}, "overrides": SIZES | TRAINING | EVALUATION}
 
@@ -86,7 +92,7 @@ REPLACED = {
 }
 # For make, which reads them where the command does not set them. Tests are collected and not run: this is one of them.
 ENVIRONMENT = {name: str(value) for name, value in REPLACED.items() if not name.startswith("--")}
-ENVIRONMENT["MODEL_EVALUATION"] = "--ceiling_epochs 1 --generated_samples 12 --evaluation_workers 0"
+ENVIRONMENT["MODEL_EVALUATION"] = "--ceiling_epochs 1 --generated_samples 12 --evaluation_workers 0 --page_subjects 0"
 ENVIRONMENT |= {"PYTEST_ADDOPTS": "--collect-only --quiet"}
 # Titles of commands that take more than ten seconds.
 SLOW = re.compile(r": (make model|study|torchrun|.* (evaluate|export))")

@@ -15,7 +15,7 @@ from tests.documentation.conftest import SCHEMA
 from tests.documentation.documents import LANGUAGES, Command, all_commands, block_commands, blocks, documents
 from tests.documentation.reductions import HERE, SLOW, TEMPLATES, Unprepared, place, steps
 
-TIMEOUT = 240  # s for one command line
+TIMEOUT = 480  # s for one command line
 REQUIREMENT = re.compile(r'"([\w.-]+)(?:\[[\w,-]+\])?(?:[<>=!~][^"]*)?"')
 EXTRA = re.compile(r"^([\w-]+) = \[", re.MULTILINE)
 

@@ -151,7 +151,7 @@ class Faithfulness:
         seed: int = 0,
     ) -> None:
         if not regularized:
-            raise ValueError("whatif needs dimensions that follow attributes: this model has none, set --whatif False.")
+            raise ValueError("this model has no dimensions that follow attributes: set --measure_whatif False.")
         check_kind(kind)
         check_changes(changes, round_trip)
         if limit is not None and limit < 1:

@@ -122,6 +122,7 @@ def test_rows_hold_what_was_asked_and_measured():
         ({"round_trip": [15]}, "whatif_round_trip"),
         ({"limit": 0}, "whatif_subjects"),
         ({"kind": "magic"}, "kind 'magic'"),
+        ({"regularized": False}, "measure_whatif"),
     ],
 )
 def test_requests_that_tell_nothing_are_refused(changes, message):

@@ -90,8 +90,18 @@ def ask(network: Generator, codes: np.ndarray | None = None, **changes):
     """Measure the faithfulness of a generator."""
     codes = hearts() if codes is None else codes
     scans = Generator().decode(torch.as_tensor(codes, dtype=torch.float32))
-    options = {"changes": [-20, -10, 10, 20], "round_trip": [-10, 10], "batch_size": 8} | changes
+    options = {"regularized": True, "changes": [-20, -10, 10, 20], "round_trip": [-10, 10], "batch_size": 8} | changes
     instruments = {"reader": reader, "self-report": SelfReport(VIEW, SPACING, NAMES)}
     loader = [{"image": part} for part in scans.split(5)]
-    made = Faithfulness(network, VIEW, SPACING, NAMES, True, instruments, Segmentation(), distance, loader, **options)
+    made = Faithfulness(
+        network,
+        VIEW,
+        SPACING,
+        NAMES,
+        instruments=instruments,
+        segmentation=Segmentation(),
+        lpips=distance,
+        loader=loader,
+        **options,
+    )
     return made.measure(records(TRAINED), records(codes))

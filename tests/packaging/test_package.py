@@ -174,7 +174,7 @@ def in_an_image_within_a_text(bundle):
 
 
 def add_page(bundle, name, text):
-    (bundle / "scripts" / "report_page").mkdir()
+    (bundle / "scripts" / "report_page").mkdir(exist_ok=True)
     (bundle / "scripts" / "report_page" / name).write_text(text)
 
 

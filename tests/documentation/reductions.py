@@ -27,7 +27,7 @@ NOT_EXECUTED = {
     r"(python -m monai\.bundle run) (--.*\bstudy\.json.* --split .*)": (r"\1 list \2", "one study is run already"),
     r"(python -m tests\.benchmarks\.scale\b.*)": (r"\1 --help", "trains for minutes, whatever the size"),
     r"make demo": ("make -n demo", "'make model' runs it"),
-    r"make explore\b.*": ("make -n explore", "serves until it is stopped; a test of the bundle does so"),
+    r"make explore\b.*": ("make -n explore", "serves until it is stopped; tests/test_explore.py does so"),
     r"(python -m monai\.bundle run) explore\b(.*)": (r"\1 check_keys\2", "the same"),
     r"(python -m monai\.bundle run) whatif\b(.*)": (r"\1 check_keys\2", "an untrained model refuses requests"),
     r"make bench": ("make -n bench", "measures for half an hour, alone on the machine"),

@@ -20,6 +20,7 @@ from monai.networks.utils import eval_mode
 from monai.transforms import Transform
 from monai.utils.enums import CommonKeys as Keys
 from torch import nn
+from torch.nn.functional import one_hot
 
 from scripts.views import STRUCTURES, View
 
@@ -56,18 +57,37 @@ class MapsApartd(Transform):
         return {**data, Keys.IMAGE: channels[: self.images], MAPS: channels[self.images :]}
 
 
-def prepare_slices(
-    batchdata: Mapping[str, Any], device: str | torch.device | None = None, non_blocking: bool = False, **kwargs: Any
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Slices (B * images, 1, H, W), and the shares (B * images, 4, H, W) of each pixel that background, LV, Myo and RV
-    take: all slices of a batch, each for itself."""
-    image, maps = (batchdata[key].to(device=device, non_blocking=non_blocking, **kwargs) for key in (Keys.IMAGE, MAPS))
-    maps = maps.unflatten(1, (-1, len(STRUCTURES))).flatten(0, 1)
-    return image.flatten(0, 1)[:, None], torch.cat([1 - maps.sum(1, keepdim=True), maps], dim=1)
+class PrepareSlices:
+    """Single slices of a batch of subjects, each for itself, to train a segmentation with; for MONAI's engines.
+
+    Args:
+        count: slices per subject, drawn at random: neighbors are alike, so that more steps teach more than more slices.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def __call__(
+        self,
+        batchdata: Mapping[str, Any],
+        device: str | torch.device | None = None,
+        non_blocking: bool = False,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Slices (B * count, 1, H, W), and the shares (B * count, 4, H, W) of each pixel that background, LV, Myo and
+        RV take."""
+        parts = (batchdata[key].to(device=device, non_blocking=non_blocking, **kwargs) for key in (Keys.IMAGE, MAPS))
+        image, maps = next(parts), next(parts).unflatten(1, (-1, len(STRUCTURES)))
+        drawn = torch.rand(image.shape[:2]).argsort(1)[:, : self.count].to(image.device)
+        rows = torch.arange(len(image), device=image.device)[:, None]
+        image, maps = image[rows, drawn].flatten(0, 1)[:, None], maps[rows, drawn].flatten(0, 1)
+        return image, torch.cat([1 - maps.sum(1, keepdim=True), maps], dim=1)
 
 
 class Segmentation:
     """Segments every slice of an image by itself, and measures the volumes of a stack.
+
+    Volumes are those of labels: the sum of shares has a larger error, to which every pixel of the background adds.
 
     Args:
         network: slices (N, 1, H, W) to logits (N, 4, H, W) of background, LV, Myo and RV.
@@ -92,8 +112,8 @@ class Segmentation:
     def _segment(self, image: torch.Tensor) -> torch.Tensor:
         images = as_scanned(image, self.view)
         with eval_mode(self.network):
-            shares = self.network(images.flatten(0, 1)[:, None]).softmax(1)
-        maps = shares[:, 1:].unflatten(0, images.shape[:2])
+            labels = self.network(images.flatten(0, 1)[:, None]).argmax(1)
+        maps = one_hot(labels, CLASSES).movedim(-1, 1)[:, 1:].to(images).unflatten(0, images.shape[:2])
         return torch.cat([images, maps.flatten(1, 2)], dim=1)
 
     def __call__(self, image: torch.Tensor) -> torch.Tensor:

@@ -8,10 +8,10 @@ from scripts.evaluation.instruments import (
     CLASSES,
     ImageRegressor,
     MapsApartd,
+    PrepareSlices,
     Segmentation,
     SelfReport,
     instruments,
-    prepare_slices,
 )
 from scripts.views import View
 
@@ -42,7 +42,7 @@ def image():
 
 def test_the_segmentation_measures_each_structure_of_each_phase(image):
     found = Segmentation(Grays(), VIEW, 10.0, NAMES)(image)  # a pixel is 1 mL
-    assert found[:, :6].round().tolist() == [[16, 0, 8, 0, 4, 0], [32, 0, 8, 0, 4, 0]]
+    assert found[:, :6].tolist() == [[16, 0, 8, 0, 4, 0], [32, 0, 8, 0, 4, 0]]
     assert found[:, 6].isnan().all()
 
 
@@ -78,13 +78,19 @@ def test_the_regressor_sees_images_as_scans_are():
 
 
 def test_slices_and_shares_belong_together(image):
-    image[1, VIEW.images + 3 : VIEW.images + 6] = torch.tensor([0.5, 0.2, 0.1])[:, None, None]  # ED, second slice
-    batch = [MapsApartd(VIEW)({"image": part}) for part in image]
-    slices, shares = prepare_slices({key: torch.stack([part[key] for part in batch]) for key in ("image", "maps")})
-    assert slices.shape == (8, 1, 8, 8)
-    assert torch.equal(slices[5, 0], image[1, 1])
-    assert shares[5, :, 0, 0].tolist() == pytest.approx([0.2, 0.5, 0.2, 0.1])
-    assert shares[0, :, 0, 0].tolist() == [1, 0, 0, 0]
+    image[:, : VIEW.images] += torch.rand(2, VIEW.images, 1, 1)  # tells slices apart
+    image[:, VIEW.images :] = torch.rand(2, VIEW.images * 3, 1, 1) / 3
+    apart = [MapsApartd(VIEW)({"image": part}) for part in image]
+    batch = {key: torch.stack([part[key] for part in apart]) for key in ("image", "maps")}
+    slices, shares = PrepareSlices(3)(batch)
+    assert (slices.shape, shares.shape) == ((6, 1, 8, 8), (6, CLASSES, 8, 8))
+    assert torch.allclose(shares.sum(1), torch.ones(6, 8, 8))
+    found = set()
+    for row, (one, share) in enumerate(zip(slices, shares, strict=True)):
+        (place,) = (k for k in range(VIEW.images) if torch.equal(image[row // 3, k], one[0]))
+        assert torch.equal(share[1:], image[row // 3, VIEW.images + 3 * place :][:3])
+        found.add((row // 3, place))
+    assert len(found) == 6  # none twice
 
 
 def test_a_view_has_the_instruments_that_can_measure_it():

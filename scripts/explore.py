@@ -29,8 +29,8 @@ KINDS = (("all else equal", ALL_ELSE_EQUAL), ("as in the population", IN_POPULAT
 POLICY = "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; form-action 'self'; frame-ancestors 'self'"
 FONTS = ("system-ui", "sans-serif")
 STYLE = """
-.hearts { display: grid; grid-template-columns: repeat(auto-fit, minmax(300px, 1fr)); gap: 8px; padding: 8px;
-  border-radius: 8px; background: #0b0c0e; color: #e9ebee; }
+.hearts { display: grid; grid-template-columns: repeat(auto-fit, minmax(var(--least), 1fr)); gap: 8px; padding: 8px;
+  border-radius: 8px; background: #0b0c0e; }
 .hearts figure { margin: 0; }
 .hearts figcaption { color: #e9ebee !important; font-weight: 600; }
 .hearts svg { display: block; width: 100%; background: #000; }

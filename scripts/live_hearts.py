@@ -18,7 +18,8 @@ from scripts.figures import OUTLINES, attribute_name
 from scripts.report_page.pictures import FINENESS, data_uri, outline_paths
 
 KEPT = 8  # decoded hearts
-COLUMNS = 4  # slices beside each other
+COLUMNS = 6  # slices beside each other
+BESIDE = 3  # slices of a phase up to which phases stand beside each other
 WEAK, STRONG = 0.04, 0.25  # of the gray range: where a difference begins to be seen, and has its full color
 BRIGHTER, DARKER = (255, 214, 10), (30, 110, 255)
 OPACITY = 230  # of 255, of a strong difference
@@ -106,13 +107,14 @@ class LiveHearts:
             phase_picture(phase, *pair, difference)
             for phase, *pair in zip(self.view.phases, shown, other, paths, strict=True)
         ]
-        return f'<div class="hearts">{"".join(parts)}</div>'
+        least = "100%" if shown.shape[1] > BESIDE else "9rem"
+        return f'<div class="hearts" style="--least: {least}">{"".join(parts)}</div>'
 
     def table(self, start: Mapping[str, float], now: Mapping[str, float]) -> str:
         """Attributes before and after a request as HTML."""
         rows = [
             f"<tr><th>{html.escape(attribute_name(name))}</th><td>{start[name]:.0f}</td><td>{now[name]:.0f}</td>"
-            f"<td>{now[name] - start[name]:+.0f}</td><td>{UNITS.get(name, '')}</td></tr>"
+            f"<td>{round(now[name] - start[name]):+d}</td><td>{UNITS.get(name, '')}</td></tr>"
             for name in self.names
         ]
         head = "<tr><td></td><th>before</th><th>now</th><th>change</th><td></td></tr>"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import io
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,9 @@ from scripts.counterfactual import Counterfactuals
 from scripts.figures import OUTLINES, attribute_name
 from scripts.report_page.pictures import FINENESS, data_uri, outline_paths
 
-COLUMNS = 4  # slices beside each other
+KEPT = 8  # decoded hearts
+COLUMNS = 6  # slices beside each other
+BESIDE = 3  # slices of a phase up to which phases stand beside each other
 WEAK, STRONG = 0.04, 0.25  # of the gray range: where a difference begins to be seen, and has its full color
 BRIGHTER, DARKER = (255, 214, 10), (30, 110, 255)
 OPACITY = 230  # of 255, of a strong difference
@@ -42,6 +45,7 @@ class LiveHearts:
         self.counterfactuals, self.items, self.preprocessing = counterfactuals, list(items), preprocessing
         self.network, self.view, self.device = counterfactuals.network.eval(), counterfactuals.view, device
         self.names = counterfactuals.names
+        self.decoded = lru_cache(KEPT)(self._decoded)
 
     @torch.no_grad()
     def subject(self, number: int) -> torch.Tensor:
@@ -62,6 +66,9 @@ class LiveHearts:
 
     def values(self, code: torch.Tensor) -> dict[str, float]:
         """What the model says of a code (1, D): attribute to value."""
+        if self.counterfactuals.measured_by_decoder:
+            volumes = self.view.volumes(self.decode(code), self.counterfactuals.spacing)
+            return {name: float(volumes[name]) for name in self.names}
         return dict(zip(self.names, self.counterfactuals.attributes(code)[0].tolist(), strict=True))
 
     def ask(self, code: torch.Tensor, name: str, value: float, kind: str) -> torch.Tensor:
@@ -78,8 +85,11 @@ class LiveHearts:
         return self.counterfactuals.change(code, name, amount, kind)
 
     def decode(self, code: torch.Tensor) -> torch.Tensor:
-        """All channels (C, H, W) of a code (1, D)."""
-        return self.counterfactuals.decode(code)[0].float().cpu()
+        """All channels (C, H, W) of a code (1, D); those of the last few are kept, since a move needs them again."""
+        return self.decoded(tuple(code[0].tolist()))
+
+    def _decoded(self, code: tuple[float, ...]) -> torch.Tensor:
+        return self.counterfactuals.decode(torch.tensor([code], device=self.device))[0].float().cpu()
 
     def picture(self, image: torch.Tensor, before: torch.Tensor, outlines: bool, difference: bool) -> str:
         """A heart (C, H, W) as HTML: all slices of each phase.
@@ -97,13 +107,14 @@ class LiveHearts:
             phase_picture(phase, *pair, difference)
             for phase, *pair in zip(self.view.phases, shown, other, paths, strict=True)
         ]
-        return f'<div class="hearts">{"".join(parts)}</div>'
+        least = "100%" if shown.shape[1] > BESIDE else "9rem"
+        return f'<div class="hearts" style="--least: {least}">{"".join(parts)}</div>'
 
     def table(self, start: Mapping[str, float], now: Mapping[str, float]) -> str:
         """Attributes before and after a request as HTML."""
         rows = [
             f"<tr><th>{html.escape(attribute_name(name))}</th><td>{start[name]:.0f}</td><td>{now[name]:.0f}</td>"
-            f"<td>{now[name] - start[name]:+.0f}</td><td>{UNITS.get(name, '')}</td></tr>"
+            f"<td>{round(now[name] - start[name]):+d}</td><td>{UNITS.get(name, '')}</td></tr>"
             for name in self.names
         ]
         head = "<tr><td></td><th>before</th><th>now</th><th>change</th><td></td></tr>"

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 
 import nibabel as nib
 import numpy as np
@@ -105,6 +106,23 @@ def test_the_whole_road_from_another_directory(tmp_path):
         assert np.count_nonzero(written.get_fdata().any((0, 1))) == 1
         names = {f"{kind}_{phase}.nii.gz" for kind in ("reconstruction", "difference") for phase in ("ED", "ES")}
         assert set(os.listdir(folder)) == names | {"page.png", "result.json"}
+
+
+def test_a_trained_model_is_served_to_explore(trained, prepared, phantoms):
+    paths = {"dataset_dir": str(phantoms), "datalist": str(prepared / "datalist.json"), "section": "test"}
+    paths |= {"output_dir": str(trained), "ckpt_path": str(trained / "model.pt")}
+    line = command("explore", "inference.json", "compact.json", "explore.json", **paths, **SIZES)
+    process = subprocess.Popen(line, cwd=ROOT, env=environment(), **PIPES)
+    printed = []
+    for text in process.stdout:
+        printed.append(text)
+        if text.startswith("Explore at "):
+            break
+    assert printed[-1].startswith("Explore at http://127.0.0.1:"), "".join(printed)[-3000:]
+    with urllib.request.urlopen(printed[-1].split()[2]) as answer:
+        assert "Explore hearts" in answer.read().decode()
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 0
 
 
 def test_run_is_an_alias_of_training():

@@ -87,7 +87,7 @@ class HeartFrames:
             "colors": [[round(255 * part) for part in color] for color in OUTLINES] if self.view.mapped else [],
             "fineness": FINENESS,
             "instrument": self.instrument if self.measure else "",
-            "report": "volumes of its own maps" if self.counterfactuals.measured_by_decoder else "a line on its code",
+            "report": "volumes of its maps" if self.counterfactuals.measured_by_decoder else "told by its code alone",
             "subjects": [self.subject(heart) for heart in hearts],
         }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 from monai.bundle import ConfigParser
@@ -14,7 +15,7 @@ from tests.test_bundle import CONFIGS, bundle
 
 TINY = {"spatial_size": [32, 32], "spacing": 5, "channels": [8, 8], "latent_dim": 8, "batch_size": 6}
 TINY |= {"perceptual_weight": 0, "max_epochs": 2, "warmup_epochs": 0, "generated_samples": 12}
-TINY |= {"ceiling_epochs": 2, "ceiling_channels": [8, 8]}
+TINY |= {"ceiling_epochs": 2, "ceiling_channels": [8, 8], "page_subjects": 1, "page_changes": [10]}
 FIGURES = {"reconstructions", "walks", "scatter", "correlations", "curves", "samples"}
 
 
@@ -71,6 +72,20 @@ def test_an_evaluation_writes_what_it_promises(study):
     assert {"LVEDV", "z0", "z7"} <= set(rows[0])
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("method", "changeable"), [("ar_sivae", True), ("sivae", False)])
+def test_an_evaluation_writes_a_page_that_names_nobody(method, changeable, study):
+    folder = study / f"{method}_es_seed_0" / "eval"
+    text = (folder / "report.html").read_text()
+    assert "Interpretability, sound protocol" in text
+    assert text.count("data:image/png;base64,") == len(list((folder / "figures").iterdir()))
+    assert ('id="hearts-data"' in text) == changeable
+    assert ("trained without attribute loss" in text) != changeable
+    subjects = {row["subject"] for row in read_csv(folder / "subjects.csv")}
+    assert not any(subject in text for subject in subjects)
+    assert len(read_csv(folder / "report_subjects.csv")) == changeable
+
+
 def test_the_ceiling_learns_from_training_subjects_only():
     config = ConfigParser.load_config_file(CONFIGS / "evaluate.json")
     assert config["ceiling"]["trainer"]["train_data_loader"]["dataset"]["data"] == "@evaluate#training#items"
@@ -91,6 +106,7 @@ def test_a_ceiling_serves_all_methods_of_an_input(study):
 
 
 WHOLE = ("train.json", "compact.json", "attri_vae.json", "residual.json", "stack.json", "anatomy.json")
+EVALUATED = ("ceiling", "generated", "page")  # what the keys begin with that a training does not know
 STACK = {"stack_slices": 4, "slice_distance": 30, "segmentation_weight": 1, "learning_rate": 0.01}
 STACK |= {"max_epochs": 60, "val_interval": 20, "augmentation_prob": 0}
 
@@ -100,10 +116,10 @@ def whole_heart(cohort):
     """The evaluation of a model of the whole heart, and what it prints."""
     run = cohort / "whole"
     keys = {"dataset_dir": str(cohort / "scans"), "datalist": str(cohort / "datalist.json"), "output_dir": str(run)}
-    keys |= {key: value for key, value in TINY.items() if not key.startswith(("ceiling", "generated"))} | STACK
+    keys |= {key: value for key, value in TINY.items() if not key.startswith(EVALUATED)} | STACK
     code, text = bundle("training", *WHOLE, **keys)
     assert code == 0, text[-3000:]
-    keys |= {key: value for key, value in TINY.items() if key.startswith(("ceiling", "generated"))}
+    keys |= {key: value for key, value in TINY.items() if key.startswith(EVALUATED)}
     keys |= {
         "instrument_epochs": 4,
         "instrument_channels": [8, 16],
@@ -127,6 +143,16 @@ def test_counterfactuals_of_whole_hearts_are_measured(whole_heart):
     assert found["agreement"]["changed"]["value"] is not None
     files = {"segmentation_instrument.pt", "segmentation_instrument.json", "regressor_instrument.pt"}
     assert files <= {path.name for path in run.iterdir()}
+
+
+@pytest.mark.slow
+def test_an_independent_instrument_measures_the_hearts_of_the_page(whole_heart):
+    text = (whole_heart[0] / "eval" / "report.html").read_text()
+    hearts = json.loads(re.search(r'id="hearts-data">(.*?)</script>', text)[1])
+    assert "segmentation network" in hearts["instrument"]
+    before = hearts["subjects"][0]["before"]
+    assert len(before["measured"]) == len(before["own"]) == 8
+    assert before["measured"] != before["own"]
 
 
 def test_instruments_learn_from_scans_of_training_subjects_only():

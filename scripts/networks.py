@@ -152,6 +152,34 @@ class PlainDecoder(Blocks):
         super().__init__(*dense, nn.Unflatten(1, (channels[-1], *coarse)), *layers, to_image)
 
 
+class LinearImages(nn.Module):
+    """Add to the images of a decoder what a linear map of the code gives at low resolution, enlarged bilinearly.
+
+    How bright a scan is, where its lungs are and how many slices it has is nearly linear in a few numbers, as principal
+    components show. A stack of slices takes convolutions that share a few features thousands of steps to learn that.
+
+    Args:
+        decoder: codes (B, D) to channels (B, C, H, W), of which the first are images.
+        images: number of channels that are images; the others stay as they are.
+        latent_dim: D.
+        size: height and width of what the linear map gives, in pixels.
+    """
+
+    def __init__(self, decoder: nn.Module, images: int, latent_dim: int, size: int) -> None:
+        super().__init__()
+        self.decoder, self.images = decoder, images
+        self.linear = nn.Linear(latent_dim, images * size**2)
+        self.to_images = nn.Unflatten(1, (images, size, size))
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, codes: torch.Tensor) -> torch.Tensor:
+        """Codes (B, D) to channels (B, C, H, W)."""
+        values = self.decoder(codes)
+        coarse = functional.interpolate(self.to_images(self.linear(codes)), size=values.shape[2:], mode="bilinear")
+        return torch.cat([values[:, : self.images] + coarse, values[:, self.images :]], dim=1)
+
+
 class OccupancyMaps(nn.Module):
     """Turn a decoder's last channels into occupancy maps, as a scan's masks give them: so its hearts can be encoded.
 
@@ -256,6 +284,7 @@ class VariationalAutoencoder(nn.Module):
         image_channels: the first so many channels are images, and the others occupancy maps, see ``scripts.views``; all
             of them, if not given.
         rendering_channels: width of a ``RenderedHearts`` at the decoder's end; 0 for none.
+        linear_size: height and width of the ``LinearImages`` beside the decoder; 0 for none.
 
     Raises:
         ValueError: for an unknown ``architecture``, when ``spatial_size`` does not fit the number of ``channels``, for
@@ -273,6 +302,7 @@ class VariationalAutoencoder(nn.Module):
         checkpointing: bool = False,
         image_channels: int | None = None,
         rendering_channels: int = 0,
+        linear_size: int = 0,
     ) -> None:
         super().__init__()
         images = in_channels if image_channels is None else image_channels
@@ -285,6 +315,9 @@ class VariationalAutoencoder(nn.Module):
         self.latent_dim = latent_dim
         self.encoder = encoder(in_channels, spatial_size, channels, latent_dim, norm)
         self.decoder = decoder(in_channels, spatial_size, channels, latent_dim, norm)
+        if linear_size:
+            self.decoder.checkpointing = checkpointing
+            self.decoder = Blocks(LinearImages(self.decoder, images, latent_dim, linear_size))
         if images < in_channels:
             self.decoder.append(OccupancyMaps(images))
         if rendering_channels:

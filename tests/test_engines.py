@@ -214,11 +214,14 @@ def test_micro_batches_change_nothing_but_memory(make, size):
 
 @pytest.mark.parametrize("architecture", ["residual", "plain"])
 @pytest.mark.parametrize("norm", ["batch", ("group", {"num_groups": 4})])
-def test_checkpointing_changes_nothing_but_memory(norm, architecture):
+@pytest.mark.parametrize("linear_size", [0, 4])
+def test_checkpointing_changes_nothing_but_memory(linear_size, norm, architecture):
     results = []
     for checkpointing in (False, True):
         torch.manual_seed(0)
-        network = VariationalAutoencoder(2, (16, 16), (4, 8), 6, norm, architecture, checkpointing).double()
+        network = VariationalAutoencoder(
+            2, (16, 16), (4, 8), 6, norm, architecture, checkpointing, linear_size=linear_size
+        ).double()
         passes = []
         network.encoder[0].register_forward_pre_hook(lambda *_, passes=passes: passes.append(1))
         results.append((*one_step(make_introspective, network), len(passes)))

@@ -92,6 +92,19 @@ def test_drawing_needs_maps():
         VariationalAutoencoder(2, **SMALL, rendering_channels=4)
 
 
+def test_what_is_linear_in_the_code_adds_to_images_alone():
+    torch.manual_seed(0)
+    network = VariationalAutoencoder(8, **SMALL, norm=GROUP, image_channels=2, linear_size=4).eval()
+    codes = torch.cat([torch.randn(3, 10)] * 2) * torch.tensor([1.0, 2.0]).repeat_interleave(3)[:, None]
+    before = network.decode(codes)  # with nothing to add yet
+    torch.nn.init.normal_(network.decoder[0].linear.weight)
+    added = network.decode(codes) - before
+    assert not added[:, 2:].any()
+    once, twice = added[:, :2].chunk(2)
+    assert once.abs().mean() > 0.5
+    assert torch.allclose(twice, 2 * once, atol=1e-4)
+
+
 def test_maps_add_no_weights_to_those_of_their_channels():
     with_maps = VariationalAutoencoder(8, **SMALL, image_channels=2).state_dict()
     assert with_maps.keys() == VariationalAutoencoder(8, **SMALL).state_dict().keys()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -50,13 +51,15 @@ class Subject:
 
 @dataclass(frozen=True)
 class Protocol:
-    """How every subject is scanned: where to, with which seed, cine frames, in-plane size and voxel size (mm)."""
+    """How every subject is scanned: where to, with which seed, cine frames, in-plane size and voxel size (mm), and
+    with which changes (mL) of its volumes."""
 
     root: Path
     seed: int
     frames: int
     size: tuple[int, int]
     spacing: tuple[float, float, float]
+    changes: Mapping[str, float]
 
 
 def write_cohort(
@@ -70,6 +73,7 @@ def write_cohort(
     workers: Workers | int | None = None,
     size: tuple[int, int] = (208, 187),
     spacing: tuple[float, float, float] = (1.8, 1.8, 10.0),
+    changes: Mapping[str, float] | None = None,
 ) -> None:
     """Write a synthetic cohort in UKBB format, and ``info.csv`` with the volumes drawn for each subject.
 
@@ -87,9 +91,11 @@ def write_cohort(
         workers: who writes; None takes one process per core.
         size: voxels along x and y.
         spacing: voxel size in mm; the third is the distance of the slices.
+        changes: volume to mL that it is larger in every heart, such as ``{"LVEDV": 20}``; all else about a subject stays
+            what it is without. So the truth about a counterfactual can be rendered.
 
     Raises:
-        ValueError: for a number out of range.
+        ValueError: for a number out of range, or changes of what is no volume.
         FileExistsError: when ``dataset_dir`` holds an ``info.csv`` that is not a phantom cohort's.
         NotADirectoryError, PermissionError: when it cannot be written to.
         RuntimeError: when some could not be written, naming them, after all others are.
@@ -97,7 +103,8 @@ def write_cohort(
     workers = Workers.of(workers)
     _check(subjects, cine_fraction, diseased_fraction, failing, frames)
     _check_grid(size, spacing)
-    protocol = Protocol(_prepared(dataset_dir), seed, frames, tuple(size), tuple(spacing))
+    _check_changes(changes or {})
+    protocol = Protocol(_prepared(dataset_dir), seed, frames, tuple(size), tuple(spacing), dict(changes or {}))
     cohort = plan(subjects, seed, cine_fraction, diseased_fraction, failing)
     start = perf_counter()
     results = list(parallel_map(partial(write_subject, protocol=protocol), cohort, workers, "phantom", "subject"))
@@ -142,6 +149,11 @@ def _check_grid(size: tuple[int, int], spacing: tuple[float, float, float]) -> N
         raise ValueError(f"spacing of slices is {spacing[2]} mm; expected at most {MAX_DISTANCE:.0f} mm.")
 
 
+def _check_changes(changes: Mapping[str, float]) -> None:
+    if not isinstance(changes, Mapping) or not set(changes) <= set(VOLUMES):
+        raise ValueError(f"changes is {changes!r}; expected mL by volume, such as {{'LVEDV': 20}}, of {VOLUMES}.")
+
+
 def _prepared(dataset_dir: str | os.PathLike) -> Path:
     """Make the folder, and clear it of an earlier phantom cohort, of which leftovers would pass for new subjects."""
     root = output_folder(dataset_dir, "dataset_dir")
@@ -176,7 +188,8 @@ def write_subject(subject: Subject, protocol: Protocol) -> dict[str, object]:
     """Draw, scan and write one subject; returns its row of ``info.csv``."""
     rng = np.random.default_rng([protocol.seed, subject.index])
     sex, volumes = draw_volumes(rng, subject.diagnosis)
-    images, masks, affine = _examine(rng, volumes, subject, protocol)
+    changed = {name: volume + protocol.changes.get(name, 0) for name, volume in volumes.items()}
+    images, masks, affine = _examine(rng, volumes, changed, subject, protocol)
     if subject.failure:
         masks = [FAILURES[subject.failure](mask) for mask in masks]
     folder = protocol.root / subject.name
@@ -193,24 +206,32 @@ def write_subject(subject: Subject, protocol: Protocol) -> dict[str, object]:
         "subject": subject.name,
         "sex": sex,
         "diagnosis": subject.diagnosis,
-        **{name: f"{volume:.2f}" for name, volume in volumes.items()},
+        **{name: f"{volume:.2f}" for name, volume in changed.items()},
         "layout": "cine" if subject.cine else "phases",
         "intended_failure": subject.failure,
     }
 
 
 def _examine(
-    rng: np.random.Generator, volumes: dict[str, float], subject: Subject, protocol: Protocol
+    rng: np.random.Generator,
+    volumes: dict[str, float],
+    changed: dict[str, float],
+    subject: Subject,
+    protocol: Protocol,
 ) -> tuple[list[np.ndarray], list[np.ndarray], np.ndarray]:
-    """Scans and masks, (X, Y, Z) per frame, and the affine of a heart of the given volumes."""
+    """Scans and masks, (X, Y, Z) per frame, and the affine of a heart that was drawn for volumes and has changed ones.
+
+    What surrounds it, and how it is scanned, stays that of the volumes.
+    """
     size, spacing = protocol.size, protocol.spacing
     shape = draw_shape(rng, volumes, subject.diagnosis)
     depth = _slice_depths(rng, shape.length, spacing[2])
     rotation = float(np.clip(rng.normal(0, 0.25), -MAX_ROTATION, MAX_ROTATION))
     center = np.multiply(size, spacing[:2]) * (0.5, 0.45) + rng.uniform(-14, 14, 2)
     heart = Heart(shape, heart_grid(shape, size, spacing, depth, center, rotation))
-    ends = heart.solve(volumes)
-    scanner = Scanner(rng, heart, size, spacing, center, rotation, ends["ED"].epi)
+    drawn = heart.solve(volumes)
+    scanner = Scanner(rng, heart, size, spacing, center, rotation, drawn["ED"].epi)
+    ends = drawn if changed == volumes else heart.solve(changed)
     states = _cycle(ends, protocol.frames) if subject.cine else [ends[phase] for phase in PHASES]
     order = rng.choice((1, -1))  # scanners number slices from the base or from the apex
     images = [scanner.scan(state)[:, :, ::order] for state in states]

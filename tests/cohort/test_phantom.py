@@ -209,6 +209,34 @@ def test_other_seed_other_volumes(tmp_path):
     assert (tmp_path / "0" / "info.csv").read_text() != (tmp_path / "1" / "info.csv").read_text()
 
 
+def test_a_changed_cohort_is_the_same_but_for_the_volume_that_was_asked(tmp_path):
+    sizes = {}
+    for name, changes in (("drawn", None), ("changed", {"RVESV": 15})):
+        write_cohort(tmp_path / name, 2, seed=3, diseased_fraction=0, cine_fraction=0, failing=0, changes=changes)
+    for subject in ("phantom0001", "phantom0002"):
+        for phase in PHASES:
+            drawn, changed = (phase_files(tmp_path / name / subject)[phase] for name in ("drawn", "changed"))
+            (image, affine), (other, other_affine) = (
+                read_image(files.image, files.frame) for files in (drawn, changed)
+            )
+            mask, other_mask = (read_mask(files.mask, files.frame) for files in (drawn, changed))
+            assert np.array_equal(affine, other_affine)
+            voxel = abs(np.linalg.det(affine[:3, :3])) / 1000
+            for structure, label in LABELS.items():
+                grown = voxel * (np.count_nonzero(other_mask == label) - np.count_nonzero(mask == label))
+                sizes[subject, structure, phase] = grown
+            heart = ndimage.binary_dilation((mask | other_mask).any(2), iterations=12)
+            assert np.array_equal(image[~heart], other[~heart])
+            assert np.array_equal(image, other) == (phase == "ED")
+    assert {key for key, grown in sizes.items() if abs(grown) > 1} == {(s, "RV", "ES") for s, _, _ in sizes}
+    assert all(abs(grown - 15) < 1 for key, grown in sizes.items() if key[1:] == ("RV", "ES"))
+
+
+def test_changes_that_are_of_no_volume_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="changes is {'LVEF': 5}; expected mL by volume"):
+        write_cohort(tmp_path, 8, changes={"LVEF": 5})
+
+
 def test_smaller_cohort_replaces_a_larger_one(tmp_path):
     (tmp_path / "phantom0001").mkdir()
     (tmp_path / "phantom0001" / "notes.txt").write_text("not a scan")

@@ -91,8 +91,8 @@ def write_cohort(
         workers: who writes; None takes one process per core.
         size: voxels along x and y.
         spacing: voxel size in mm; the third is the distance of the slices.
-        changes: volume to mL that it is larger in every heart, such as ``{"LVEDV": 20}``; all else about a subject stays
-            what it is without. So the truth about a counterfactual can be rendered.
+        changes: volume to mL that it is larger in every heart, such as ``{"LVEDV": 20}``; all else about a subject
+            stays what it is without. So the truth about a counterfactual can be rendered.
 
     Raises:
         ValueError: for a number out of range, or changes of what is no volume.

@@ -233,7 +233,7 @@ def test_a_changed_cohort_is_the_same_but_for_the_volume_that_was_asked(tmp_path
 
 
 def test_changes_that_are_of_no_volume_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="changes is {'LVEF': 5}; expected mL by volume"):
+    with pytest.raises(ValueError, match=r"changes is \{'LVEF': 5\}; expected mL by volume"):
         write_cohort(tmp_path, 8, changes={"LVEF": 5})
 
 

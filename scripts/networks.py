@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint_sequential
 
 ACTIVATION = ("leakyrelu", {"negative_slope": 0.2, "inplace": True})
 BLUR = 8  # pixels: of an image blurred so, no wall can be read
+RIM = 3  # pixels around a heart that are drawn with it: a blurred image has a halo there, which looks like more heart
 
 
 class Blocks(nn.Sequential):
@@ -237,7 +238,8 @@ class RenderedHearts(nn.Module):
         blurred = functional.interpolate(coarse, size=images.shape[2:], mode="bilinear")
         slices = torch.cat([blurred[:, :, None], background[:, :, None], maps], dim=2).flatten(0, 1)
         hearts = blurred + self.drawing(slices).view_as(images)
-        return torch.cat([background * images + (1 - background) * hearts, flat], dim=1)
+        drawn = functional.max_pool2d(1 - background, 2 * RIM + 1, stride=1, padding=RIM)
+        return torch.cat([(1 - drawn) * images + drawn * hearts, flat], dim=1)
 
 
 def residual_block(in_channels: int, out_channels: int, norm: str | tuple) -> nn.Module:

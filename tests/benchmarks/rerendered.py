@@ -32,6 +32,11 @@ from scripts.storage import write_json
 from scripts.views import View
 
 CONFIGS = Path(__file__).resolve().parents[2] / "bundle" / "configs"
+COUNTERFACTUALS = {
+    "_target_": "scripts.counterfactual.counterfactuals_of",
+    "calibration": "@page#calibration",
+    **{name: f"@{name}" for name in ("network", "view", "spacing", "regularize")},
+}
 SIZE, SPACING = (208, 187), (1.8, 1.8, 10.0)
 
 
@@ -57,7 +62,7 @@ def check_same(options: argparse.Namespace, folder: Path, name: str) -> None:
 def crops(parser: ConfigParser, items: list[dict[str, Any]]) -> torch.Tensor:
     """All channels (B, C, H, W) of subjects."""
     dataset = Dataset(items, parser.get_parsed_content("validate#preprocessing"))
-    return torch.cat([batch["image"] for batch in DataLoader(dataset, batch_size=16)]).as_tensor()
+    return torch.cat([batch["image"] for batch in DataLoader(dataset, batch_size=16)])
 
 
 def likeness(decoded: torch.Tensor, rendered: torch.Tensor, view: View) -> dict[str, np.ndarray]:
@@ -117,11 +122,11 @@ def main() -> None:
         arguments.add_argument(f"--{name}", type=float, default=default, help="of run phantom")
     options = arguments.parse_args()
     parser = ConfigParser()
-    parser.read_config([CONFIGS / name for name in ("train.json", *options.overlays, "evaluate.json", "whatif.json")])
+    parser.read_config([CONFIGS / name for name in ("train.json", *options.overlays, "evaluate.json")])
     paths = {"dataset_dir": options.scans, "datalist": options.datalist, "output_dir": options.model}
     parser.update({key: str(path) for key, path in paths.items()})
+    parser["counterfactuals"] = COUNTERFACTUALS
     parser.get_parsed_content("load_weights")
-    parser["calibration"] = "@page#calibration"
     write_json(options.work / "rerendered.json", compare(parser.get_parsed_content("counterfactuals"), parser, options))
 
 

@@ -119,7 +119,7 @@ class Counterfactuals:
     ) -> torch.Tensor:
         """The codes of hearts in which an attribute has changed.
 
-        Of the codes that are about as near to the request, the least moved one is meant: as for the mode of a posterior,
+        Of codes that are about as near to the request, the least moved one is meant: as for the mode of a posterior,
         moves in standard deviations of the training codes count beside errors in units of ``COST``. Else dimensions
         that hardly change a volume would be moved far for the last mL, to where the decoder has learned nothing. No
         dimension moves by more than ``REACH``. ``residuals`` tells what is left of the request.

@@ -16,12 +16,17 @@ from scripts.cohort.attributes import VOLUMES
 from scripts.views import View
 
 
+RIDGE = 1e-3  # attributes may be nearly collinear
+
+
 class ChangeLoss(nn.Module):
     """How far the volumes of decoded maps are from those that moved codes ask for.
 
-    The regularized dimensions of each code move at random and independently of each other; dimension k then asks for
-    the volume ``mean_k + std_k * z_k``, as ``magnitude_loss`` teaches it to the encoder. The error is squared, in
-    standard deviations, summed over attributes. Codes come without gradient: this is for the decoder to learn.
+    The regularized dimensions of each code move at random and independently of each other, or, of half of the codes,
+    become those of any heart that the cohort could have; dimension k then asks for the volume ``mean_k + std_k * z_k``,
+    as ``magnitude_loss`` teaches it to the encoder. The other dimensions stay those of the scan, and must not tell its
+    volumes. The error is squared, in standard deviations, summed over attributes. Codes come without gradient: this is
+    for the decoder to learn.
 
     Smeared maps would have the right volume, too. So shares are sharpened before they are measured, and the term comes
     in late and small, once the decoder draws hearts.
@@ -32,6 +37,7 @@ class ChangeLoss(nn.Module):
         spacing: pixel size in mm.
         attributes: volumes, in the order of their dimensions.
         attribute_scale: their ``mean`` and ``std`` in the training cohort, in mL.
+        correlation: of them there, (A, A).
         reach: standard deviation of the moves, in units of the dimensions.
         sharpness: power to which shares are raised before they are measured.
         start: first epoch with the term.
@@ -48,6 +54,7 @@ class ChangeLoss(nn.Module):
         spacing: float,
         attributes: Sequence[str],
         attribute_scale: Mapping[str, Sequence[float]],
+        correlation: Sequence[Sequence[float]],
         reach: float,
         sharpness: float,
         start: int,
@@ -64,6 +71,8 @@ class ChangeLoss(nn.Module):
         self.weight, self.view, self.spacing, self.names = weight, view, spacing, tuple(attributes)
         for key, values in attribute_scale.items():
             self.register_buffer(key, torch.tensor(values), persistent=False)
+        covariance = torch.tensor(correlation) + RIDGE * torch.eye(len(correlation))
+        self.register_buffer("factor", torch.linalg.cholesky(covariance), persistent=False)
         self.reach, self.sharpness, self.start, self.ramp = reach, sharpness, start, ramp
 
     def weight_at(self, epoch: int) -> float:
@@ -81,7 +90,10 @@ class ChangeLoss(nn.Module):
             noise: drawn from N(0, I), (B, D).
         """
         count = len(self.names)
-        asked = codes.detach()[:, :count] + self.reach * noise[:, :count]
+        own, drawn = codes.detach()[:, :count], noise[:, :count]
+        # The noise of a dimension that does not move decides, so that each row of a batch is drawn for itself.
+        other = noise[:, -1:] > 0 if noise.shape[1] > count else torch.zeros_like(noise[:, :1], dtype=torch.bool)
+        asked = torch.where(other, drawn @ self.factor.to(drawn.dtype).T, own + self.reach * drawn)
         decoded = decode(torch.cat([asked, codes.detach()[:, count:]], dim=1))
         volumes = self.view.volumes(sharpened(decoded.to(asked.dtype), self.view, self.sharpness), self.spacing)
         found = (torch.stack([volumes[name] for name in self.names], dim=1) - self.mean) / self.std

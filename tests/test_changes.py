@@ -14,12 +14,13 @@ from scripts.views import View
 VIEW = View(["ED", "ES"], "stack", "masks", stack_slices=2)
 NAMES = ["RVEDV", "LVESV"]  # not in the order of the maps
 SCALE = {"mean": [3.0, 2.0], "std": [0.5, 0.25]}
+CORRELATION = [[1.0, 0.8], [0.8, 1.0]]
 PLACES = [VIEW.channel_names.index(name) for name in ("ED base RV", "ES base LV")]
 PIXELS = 16 * 16 * 2.0**2 * 10 / 1000  # mL of a full map
 
 
 def make_loss(**kwargs):
-    settings = {"weight": 2.0, "reach": 1.0, "sharpness": 1, "start": 1, "ramp": 1} | kwargs
+    settings = {"weight": 2.0, "reach": 1.0, "sharpness": 1, "start": 1, "ramp": 1, "correlation": CORRELATION} | kwargs
     return ChangeLoss(view=VIEW, spacing=2.0, attributes=NAMES, attribute_scale=SCALE, **settings)
 
 
@@ -38,16 +39,35 @@ def test_a_decoder_that_does_what_is_asked_costs_nothing():
 
 def test_half_strength_costs_the_other_half_squared():
     codes, noise = torch.zeros(4, 5), torch.randn(4, 5)
+    noise[:, -1] = -1
     errors = make_loss(reach=0.4)(lambda codes: decode_truly(codes, 0.5), codes, noise)
     assert torch.allclose(errors, (0.2 * noise[:, :2]).square().sum(1), atol=1e-5)
 
 
 def test_the_other_dimensions_stay_where_they_are():
     seen = []
-    codes = torch.randn(4, 5)
-    make_loss()(lambda codes: decode_truly(seen.append(codes) or codes), codes, torch.ones(4, 5))
+    codes, noise = torch.randn(4, 5), torch.ones(4, 5)
+    noise[:, -1] = -1
+    make_loss()(lambda codes: decode_truly(seen.append(codes) or codes), codes, noise)
     assert torch.equal(seen[0][:, 2:], codes[:, 2:])
     assert torch.allclose(seen[0][:, :2], codes[:, :2] + 1)
+
+
+def test_half_of_the_codes_are_asked_for_another_heart_of_the_cohort():
+    seen = []
+    codes, noise = 9 * torch.ones(4000, 5), torch.randn(4000, 5)
+    make_loss()(lambda codes: decode_truly(seen.append(codes) or codes), codes, noise)
+    other = seen[0][noise[:, -1] > 0]
+    assert 1800 < len(other) < 2200
+    assert torch.equal(other[:, 2:], codes[: len(other), 2:])
+    assert other[:, :2].mean(0).abs().max() < 0.1
+    assert torch.allclose(torch.cov(other[:, :2].T), torch.tensor(CORRELATION), atol=0.1)
+
+
+def test_collinear_attributes_and_codes_of_attributes_alone_are_no_reason_to_stop():
+    codes, noise = torch.zeros(4, 2), torch.randn(4, 2)
+    errors = make_loss(correlation=[[1.0, 1.0], [1.0, 1.0]])(decode_truly, codes, noise)
+    assert errors.max() < 1e-6
 
 
 def test_smeared_shares_do_not_count():
@@ -68,12 +88,12 @@ def test_it_comes_in_late_and_grows():
 @pytest.mark.parametrize("view", [View(), View(slices="stack"), View(anatomy="masks")])
 def test_views_without_volumes_are_refused(view):
     with pytest.raises(ValueError, match="--slices stack and --anatomy masks"):
-        ChangeLoss(1, view, 2.0, NAMES, SCALE, 1, 1, 1, 1)
+        ChangeLoss(1, view, 2.0, NAMES, SCALE, CORRELATION, 1, 1, 1, 1)
 
 
 def test_attributes_that_are_no_volumes_are_refused():
     with pytest.raises(ValueError, match="LVEF is not"):
-        ChangeLoss(1, VIEW, 2.0, ["RVEDV", "LVEF"], SCALE, 1, 1, 1, 1)
+        ChangeLoss(1, VIEW, 2.0, ["RVEDV", "LVEF"], SCALE, CORRELATION, 1, 1, 1, 1)
 
 
 def make_trainer(kind, change_loss, magnitude=0.4, **kwargs):

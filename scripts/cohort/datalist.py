@@ -140,6 +140,17 @@ def attribute_scale(items: Sequence[Mapping[str, Any]], attributes: Sequence[str
     return {"mean": np.nanmean(values, axis=0).tolist(), "std": np.where(std > 0, std, 1).tolist()}
 
 
+def attribute_correlation(items: Sequence[Mapping[str, Any]], attributes: Sequence[str]) -> list[list[float]]:
+    """Pearson's correlation (A, A) of attributes, over subjects that have all of them; 0 with what does not vary."""
+    values = np.array([[np.nan if item[name] is None else item[name] for name in attributes] for item in items], float)
+    complete = values[np.isfinite(values).all(1)]
+    spread = complete.std(0)
+    standardized = (complete - complete.mean(0)) / np.where(spread > 0, spread, 1)
+    correlation = standardized.T @ standardized / max(len(complete), 1)
+    np.fill_diagonal(correlation, 1)
+    return correlation.tolist()
+
+
 def file_hash(datalist: str | os.PathLike) -> str:
     """SHA-256 of a datalist: tells whether two trainings had the same subjects, and no subject's name.
 

@@ -15,7 +15,6 @@ from torch import nn
 from scripts.cohort.attributes import VOLUMES
 from scripts.views import View
 
-
 RIDGE = 1e-3  # attributes may be nearly collinear
 
 

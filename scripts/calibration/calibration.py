@@ -18,9 +18,9 @@ from monai.data import DataLoader, Dataset
 from monai.utils.enums import CommonKeys as Keys
 
 from scripts.calibration.faults import OTHER_SLICE, crop_faults
+from scripts.calibration.lines import Estimate, Line, fit_line, shortfalls
 from scripts.calibration.novelty import FEWEST, Novelty, NoveltyModel, Readings, readings
 from scripts.calibration.population import Population, fit_population
-from scripts.calibration.volumes import Estimate, Line, fit_line, shortfalls
 from scripts.checkpoint import BEST, LAST, fingerprint, load_weights
 from scripts.cohort.attributes import SIGNED
 from scripts.engines import ATTRIBUTES, CODES, LOG_VARIANCES, CodeEvaluator

@@ -92,8 +92,12 @@ class EvaluationReport:
         self.seed: int = description["seed"]
 
     def write(self) -> None:
-        """Write all files and print where they are. ``metrics.json`` comes last: where it is, all others are."""
-        (self.folder / METRICS_FILE).unlink(missing_ok=True)
+        """Write all files and print where they are. ``metrics.json`` comes last: where it is, all others are.
+
+        Figures of an earlier evaluation go: ``report.html`` shows all that are there.
+        """
+        for earlier in (self.folder / METRICS_FILE, *(self.folder / "figures").glob("*.png")):
+            earlier.unlink(missing_ok=True)
         codes, realism, pairs = self.code_rows(), *self.judge_samples()
         metrics = self.measure(codes) | {"realism": realism}
         figures = self.figures(codes[MODEL], pairs)

@@ -23,8 +23,8 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 
 from scripts.calibration.calibration import PERCENTILES
+from scripts.calibration.lines import Estimate
 from scripts.calibration.novelty import Novelty
-from scripts.calibration.volumes import Estimate
 from scripts.cohort.attributes import UNITS
 from scripts.cohort.layout import PREDICTED
 from scripts.figures import (

@@ -13,8 +13,8 @@ import torch
 from monai.utils.enums import CommonKeys as Keys
 
 from scripts.calibration.calibration import FILE, Calibration
+from scripts.calibration.lines import Estimate
 from scripts.calibration.novelty import Novelty
-from scripts.calibration.volumes import Estimate
 from scripts.checkpoint import fingerprint
 from scripts.cohort.attributes import DERIVED, VOLUMES
 from scripts.cohort.layout import SubjectError

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from scripts.calibration.volumes import Estimate
+from scripts.calibration.lines import Estimate
 from scripts.figures import OUTLINES
 from scripts.inference.page import Page, estimate_text
 from scripts.inference.results import result_of

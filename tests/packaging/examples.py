@@ -9,8 +9,8 @@ import zlib
 import torch
 
 from scripts.calibration.calibration import PERCENTILES, Calibration
+from scripts.calibration.lines import Line
 from scripts.calibration.novelty import NoveltyModel, readings
-from scripts.calibration.volumes import Line
 from scripts.checkpoint import fingerprint
 from scripts.networks import VariationalAutoencoder
 from scripts.packaging.configs import ModelConfig, merge_overlays

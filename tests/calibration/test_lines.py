@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from scripts.calibration.volumes import Estimate, conformal_quantile, fit_line, shortfalls
+from scripts.calibration.lines import Estimate, conformal_quantile, fit_line, shortfalls
 
 
 def subjects(count, seed, noise=10.0):

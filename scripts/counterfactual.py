@@ -29,7 +29,7 @@ from scripts.views import View
 ALL_ELSE_EQUAL, IN_POPULATION = "all_else_equal", "population"
 KINDS = (ALL_ELSE_EQUAL, IN_POPULATION)
 TOLERANCE = 0.1  # mL: far below what a segmentation can tell
-COST = 2.0  # mL by which to miss a request, rather than move a dimension by one more standard deviation
+COST = 0.05  # of what a dimension's standard deviation is worth in mL: by so much a request is missed to save one
 REACH = 5.0  # standard deviations of the training codes that a dimension may move: beyond, nothing was learned
 CHUNK = 64  # codes decoded at once
 CAVITIES = (("LVEDV", "LVESV"), ("RVEDV", "RVESV"))  # the first of each is larger
@@ -95,6 +95,8 @@ class Counterfactuals:
     def __init__(self, network: VariationalAutoencoder, view: View, spacing: float, population: Population) -> None:
         self.network, self.view, self.spacing, self.population = network, view, spacing, population
         self.names = tuple(population.attributes)
+        effects = np.multiply(population.matrix, population.spread[: len(self.names)])
+        self.cost = COST * float(np.linalg.norm(effects, axis=1).mean())
 
     @property
     def measured_by_decoder(self) -> bool:
@@ -120,7 +122,7 @@ class Counterfactuals:
         """The codes of hearts in which an attribute has changed.
 
         Of codes that are about as near to the request, the least moved one is meant: as for the mode of a posterior,
-        moves in standard deviations of the training codes count beside errors in units of ``COST``. Else dimensions
+        moves in standard deviations of the training codes count beside errors in parts of ``COST``. Else dimensions
         that hardly change a volume would be moved far for the last mL, to where the decoder has learned nothing. No
         dimension moves by more than ``REACH``. ``residuals`` tells what is left of the request.
 
@@ -145,7 +147,7 @@ class Counterfactuals:
             found = self.attributes(codes[rows] + steps @ directions)[:, judged]
             return torch.cat([found, cost * steps], dim=1)
 
-        cost = COST if kind == ALL_ELSE_EQUAL else 0.0  # of one direction, there is nothing to choose
+        cost = self.cost if kind == ALL_ELSE_EQUAL else 0.0  # of one direction, there is nothing to choose
         still = codes.new_zeros(len(codes), len(directions))
         before, after = (torch.cat([part[:, judged], still], dim=1) for part in (values, targets))
         steps = solve(moved, before, after, len(directions), TOLERANCE, REACH)

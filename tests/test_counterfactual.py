@@ -80,7 +80,7 @@ def test_one_attribute_moves_and_the_others_stay(name, view):
     after = tool.attributes(tool.change(codes, name, amounts))
     asked = torch.zeros(4, 6)
     asked[:, NAMES.index(name)] = amounts
-    assert torch.allclose(after - before, asked, atol=0.11 + 0.03 * 20)
+    assert torch.allclose(after - before, asked, atol=0.11 + 0.01 * 20)
 
 
 def test_all_else_equal_moves_regularized_dimensions_only():
@@ -126,14 +126,14 @@ def test_attributes_come_in_the_order_of_the_population():
     other = Counterfactuals(tool.network, STACK, SPACING, swapped)
     assert torch.allclose(other.attributes(codes[:3]), tool.attributes(codes[:3])[:, order])
     after = other.attributes(other.change(codes[:3], "MyoESV", 10.0)) - other.attributes(codes[:3])
-    assert torch.allclose(after, 10.0 * (torch.arange(6) == 2), atol=0.11 + 0.03 * 10)
+    assert torch.allclose(after, 10.0 * (torch.arange(6) == 2), atol=0.11 + 0.01 * 10)
 
 
 def test_a_dimension_that_hardly_changes_a_volume_is_not_moved_far():
     tool, codes = counterfactuals(bend=0, rest=False), cohort(3, seed=1)
     tool.network.matrix = tool.network.matrix.clone()
     tool.network.matrix[:, 4] = 0
-    tool.network.matrix[4, 4] = 0.5  # mL of RVESV for a whole unit
+    tool.network.matrix[4, 4] = 0.05  # mL of RVESV for a whole unit
     moved = (tool.change(codes, "RVESV", 20.0) - codes).abs() / torch.tensor(tool.population.spread)
     assert (moved[:, 4] < 2).all()  # 5 would not be enough
 

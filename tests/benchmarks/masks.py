@@ -2,7 +2,8 @@
 
 ``python -m tests.benchmarks.masks <dataset> <datalist> <model folder> <segmentation.pt> <work folder>`` copies the test
 subjects' scans without their masks, encodes them by the command line with masks predicted, and compares with the codes
-of the given masks: distance of crop centers, slices chosen, and rank correlation of the regularized dimensions.
+of the given masks: distance of crop centers, slices chosen, rank correlation of the regularized dimensions, and how much
+of their (partial) correlation with the volumes of the given masks is left.
 Overlays of the model are named with ``--overlays``. Writes ``results.json``.
 """
 
@@ -22,7 +23,7 @@ from scripts.cohort.examine import examine_subject
 from scripts.cohort.layout import LABELS, PHASES, read_image, read_mask
 from scripts.cohort.quality import QualityRules
 from scripts.evaluation.study import command
-from scripts.metrics import spearman
+from scripts.metrics import partial_correlations, spearman
 from scripts.storage import read_csv, write_json
 from scripts.transforms import barycenter
 
@@ -80,6 +81,8 @@ def main() -> None:
     )
     both = [subject for subject in given if subject in predicted]
     codes = [np.array([source[subject] for subject in both]) for source in (given, predicted)]
+    by_name = {item["subject"]: item for item in items}
+    volumes = np.array([[by_name[subject][name] for name in VOLUMES] for subject in both])
     distances, same_slice = [], []
     for subject in both:
         pair = (
@@ -97,6 +100,8 @@ def main() -> None:
         "distance_mm": {"median": float(np.median(distances)), "largest": max(distances)},
         "same_slice": float(np.mean(same_slice)),
         "rank_correlation": dict(zip(VOLUMES, spearman(*codes).round(4).tolist(), strict=True)),
+        "scc": [float(spearman(part, volumes).mean()) for part in codes],
+        "partial_scc": [float(np.diag(partial_correlations(part, volumes)).mean()) for part in codes],
     }
     write_json(arguments.work / "results.json", results)
     print(json.dumps({key: value for key, value in results.items() if key != "excluded"}))

@@ -2,8 +2,8 @@
 
 ``python -m tests.benchmarks.masks <dataset> <datalist> <model folder> <segmentation.pt> <work folder>`` copies the test
 subjects' scans without their masks, encodes them by the command line with masks predicted, and compares with the codes
-of the given masks: distance of crop centers, slices chosen, rank correlation of the regularized dimensions, and for both
-their (partial) correlation with the volumes of the given masks.
+of the given masks: distance of crop centers, slices chosen, rank correlation of the regularized dimensions, and their
+(partial) correlation with the volumes of the given masks.
 Overlays of the model are named with ``--overlays``. Writes ``results.json``.
 """
 

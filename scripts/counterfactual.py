@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -66,13 +67,13 @@ class Request:
             both = "both are" if self.change is not None else "neither is"
             raise RequestError(f"{self.attribute} needs either --change or --target, in mL; {both} given")
         key, value = ("change", self.change) if self.target is None else ("target", self.target)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        if not is_number(value):
             raise RequestError(f"{key} {value!r} of {self.attribute} is no number; expected one in mL, such as 20")
 
     @property
     def name(self) -> str:
         """Short, for a folder: ``LVEDV_+20``, ``LVEDV_to_150``, ``LVEDV_-10_population``."""
-        asked = f"{self.change:+g}" if self.target is None else f"to_{self.target:g}"
+        asked = f"{self.change:+.12g}" if self.target is None else f"to_{self.target:.12g}"
         return f"{self.attribute}_{asked}" + ("" if self.kind == ALL_ELSE_EQUAL else f"_{self.kind}")
 
     def amounts(self, values: torch.Tensor) -> torch.Tensor:
@@ -181,6 +182,12 @@ class Counterfactuals:
         amounts = torch.as_tensor(amounts).to(codes).expand(len(codes))
         return self.attributes(changed) - self.expected(self.attributes(codes), name, amounts, kind)
 
+    def distance(self, codes: torch.Tensor, changed: torch.Tensor) -> torch.Tensor:
+        """By how many standard deviations of the training codes a dimension has moved at most, (B,)."""
+        spread = self._like(codes, self.population.spread)
+        moves = (changed - codes).abs()
+        return torch.where(moves > 0, moves / spread, 0).amax(1)
+
     def allowed(
         self, values: torch.Tensor, name: str, amounts: torch.Tensor | float, kind: str = ALL_ELSE_EQUAL
     ) -> torch.Tensor:
@@ -247,12 +254,30 @@ def counterfactuals_of(
             "attribute that could be changed. Train one without sivae.json, beta_vae.json and --gamma 0"
         )
     if calibration is None or calibration.population is None:
-        lack = "has no calibration" if calibration is None else "has a calibration of an earlier version"
+        lack = (
+            "has no calibration.json of these weights beside it (a warning above says if there is another)"
+            if calibration is None
+            else "has a calibration.json of an earlier version, which lacks what tells of codes and attributes together"
+        )
         raise ValueError(
-            f"this model {lack}, which does not tell how codes and attributes belong together: 'run calibrate' with "
-            "train.json, and the overlays and paths of the training, writes it"
+            f"this model {lack}: 'run calibrate' with train.json, and the overlays and paths of the training, writes it"
         )
     return Counterfactuals(network, view, spacing, calibration.population)
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a finite number: no truth value, and none that a float cannot hold."""
+    try:
+        return not isinstance(value, bool) and isinstance(value, int | float) and math.isfinite(value)
+    except OverflowError:
+        return False
+
+
+def check_changes(changes: Any, key: str) -> None:
+    """Raise ValueError, naming the key, for a list of changes that cannot be asked for."""
+    known = isinstance(changes, list | tuple) and all(is_number(value) for value in changes)
+    if not known or not changes or 0 in changes or len(set(changes)) < len(changes):
+        raise ValueError(f"{key} is {changes!r}: expected a list of different numbers in mL, none of them 0.")
 
 
 def check_kind(kind: str) -> None:
@@ -267,10 +292,11 @@ def outside(name: str, before: float, after: float, limits: tuple[float, float])
     if low <= after <= high:
         return None
     unit = UNITS.get(name, "")
-    least, most = np.ceil(low - before), np.floor(high - before)  # not rounded: what is named must not be refused
+    # Not rounded to the next: what is named must not be refused. Adding 0 makes a negative zero positive.
+    least, most = np.ceil(10 * (low - before)) / 10 + 0, np.floor(10 * (high - before)) / 10 + 0
     return RequestError(
-        f"{name} of {after:.0f} {unit} is outside the trained range of {low:.0f} to {high:.0f} {unit}; this heart has "
-        f"{before:.0f} {unit}, so that changes from {least:+.0f} to {most:+.0f} {unit} are possible"
+        f"{name} of {after:.1f} {unit} is outside the trained range of {low:.0f} to {high:.0f} {unit}; to the model "
+        f"this heart has {before:.1f} {unit}, so that changes from {least:+.1f} to {most:+.1f} {unit} are within it"
     )
 
 
@@ -278,7 +304,7 @@ def impossible(name: str, after: dict[str, float]) -> RequestError | None:
     """Why there is no heart with these attributes, of those that a change of one can make impossible."""
     for each, value in after.items():
         if each not in SIGNED and not value > 0:
-            return RequestError(f"{name} of {after[name]:.0f} would leave {each} at {value:.0f}; it has to be above 0")
+            return RequestError(f"this would leave {each} at {value:.0f} mL; it has to be above 0")
     for larger, smaller in CAVITIES:
         if name in (larger, smaller) and {larger, smaller} <= set(after) and not after[larger] > after[smaller]:
             return RequestError(

@@ -3,7 +3,17 @@ import pytest
 import torch
 
 from scripts.calibration.population import fit_population
-from scripts.counterfactual import ALL_ELSE_EQUAL, IN_POPULATION, KINDS, Counterfactuals, Request, RequestError
+from scripts.cohort.attributes import SIGNED
+from scripts.counterfactual import (
+    ALL_ELSE_EQUAL,
+    IN_POPULATION,
+    KINDS,
+    Counterfactuals,
+    Request,
+    RequestError,
+    check_changes,
+    impossible,
+)
 from scripts.views import View
 
 NAMES = ("LVEDV", "RVEDV", "MyoEDV", "LVESV", "RVESV", "MyoESV")
@@ -129,11 +139,17 @@ def test_attributes_come_in_the_order_of_the_population():
     assert torch.allclose(after, 10.0 * (torch.arange(6) == 2), atol=0.11 + 0.01 * 10)
 
 
+def effects(tool):
+    """What a standard deviation of each dimension is worth in mL of each attribute."""
+    return np.array(tool.population.matrix) * np.array(tool.population.spread)[:6]
+
+
 def test_a_dimension_that_hardly_changes_a_volume_is_not_moved_far():
     tool, codes = counterfactuals(bend=0, rest=False), cohort(3, seed=1)
     tool.network.matrix = tool.network.matrix.clone()
     tool.network.matrix[:, 4] = 0
     tool.network.matrix[4, 4] = 0.05  # mL of RVESV for a whole unit
+    assert tool.cost == pytest.approx(0.05 * np.mean([np.hypot.reduce(row) for row in effects(tool)]))
     moved = (tool.change(codes, "RVESV", 20.0) - codes).abs() / torch.tensor(tool.population.spread)
     assert (moved[:, 4] < 2).all()  # 5 would not be enough
 
@@ -188,10 +204,12 @@ def test_a_refusal_names_attribute_value_and_range():
     values = MEANS.repeat(2, 1)
     first, second = tool.refusals(values, "LVEDV", torch.tensor([60.0, 20.0]))
     assert str(first) == (
-        "LVEDV of 210 mL is outside the trained range of 100 to 200 mL; this heart has 150 mL, so that changes from "
-        "-50 to +50 mL are possible"
+        "LVEDV of 210.0 mL is outside the trained range of 100 to 200 mL; to the model this heart has 150.0 mL, so "
+        "that changes from -50.0 to +50.0 mL are within it"
     )
     assert second is None
+    (refusal,) = tool.refusals(values[:1] + torch.tensor([-49.96, 0, 0, 0, 0, 0]), "LVEDV", -1.0)
+    assert "this heart has 100.0 mL, so that changes from +0.0 to +99.9 mL are within it" in str(refusal)
     (refusal,) = tool.refusals(values[:1] + torch.tensor([0.0, 0, 0, 60, 0, 0]), "LVEDV", -40.0)
     assert "LVEDV of 110 mL is not possible: LVEDV of 110 mL has to be above LVESV of 130 mL" in str(refusal)
 
@@ -208,7 +226,35 @@ def test_a_volume_below_zero_is_refused():
     tool = counterfactuals()
     tool.population.low[3] = -20.0
     (refusal,) = tool.refusals(MEANS[None], "LVESV", -75.0)
-    assert "leave LVESV at -5; it has to be above 0" in str(refusal)
+    assert "this would leave LVESV at -5 mL; it has to be above 0" in str(refusal)
+
+
+def test_a_signed_attribute_may_be_below_zero():
+    name = next(iter(SIGNED))
+    assert impossible(name, {name: -5.0}) is None
+    assert impossible("LVEDV", {"LVEDV": -5.0}) is not None
+
+
+def test_distances_are_in_standard_deviations_of_the_training_codes():
+    tool, codes = counterfactuals(), cohort(2, seed=1)
+    changed = codes + torch.tensor([[0.0] * 8, [0, 0, 0.3, 0, -0.6, 0, 0, 0]])
+    expected = 0.6 / tool.population.spread[4]
+    assert torch.allclose(tool.distance(codes, changed), torch.tensor([0, expected]), atol=1e-5)
+
+
+def test_what_falls_with_an_attribute_is_not_followed_backwards():
+    """Lines of few subjects can contradict each other: then nothing is said to follow."""
+    tool = counterfactuals()
+    state = tool.population.state() | {"slopes": (-np.array(tool.population.slopes)).tolist()}
+    tool = Counterfactuals(tool.network, STACK, SPACING, type(tool.population).from_state(state))
+    expected = tool.expected(MEANS[None], "LVEDV", torch.tensor([20.0]), IN_POPULATION) - MEANS
+    assert torch.allclose(expected, torch.tensor([[20.0, 0, 0, 0, 0, 0]]))
+
+
+@pytest.mark.parametrize("changes", [[], 10, "10", [0, 5], [5, 5], [True, 5], ["5"], [float("nan")], [10**400], [[5]]])
+def test_changes_that_cannot_be_asked_for_name_their_key(changes):
+    with pytest.raises(ValueError, match=r"page_changes is .*expected a list of different numbers in mL"):
+        check_changes(changes, "page_changes")
 
 
 def test_what_the_model_does_not_know_is_refused():
@@ -228,6 +274,7 @@ def test_what_the_model_does_not_know_is_refused():
         ({"attribute": "LVEDV", "change": "much"}, "change 'much' of LVEDV is no number"),
         ({"attribute": "LVEDV", "target": float("inf")}, "target inf of LVEDV is no number"),
         ({"attribute": "LVEDV", "change": True}, "change True of LVEDV is no number"),
+        ({"attribute": "LVEDV", "change": 10**400}, "of LVEDV is no number"),
         ({"attribute": "LVEDV", "change": 5, "kind": "x"}, "kind 'x' is unknown"),
     ],
 )

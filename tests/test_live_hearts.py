@@ -45,7 +45,7 @@ def test_a_heart_is_decoded_once(monkeypatch):
 
 
 def test_a_request_out_of_range_is_refused(hearts):
-    with pytest.raises(RequestError, match="LVEDV of 900 mL is outside the trained range"):
+    with pytest.raises(RequestError, match=r"LVEDV of 900\.0 mL is outside the trained range"):
         hearts.ask(hearts.subject(1), "LVEDV", 900, ALL_ELSE_EQUAL)
 
 

@@ -29,6 +29,7 @@ COLUMNS = ("subject", "sex", "diagnosis", *VOLUMES, "layout", "intended_failure"
 
 MIN_FIELD = 220.0  # mm in plane that the largest heart needs
 MAX_DISTANCE = 10.0  # mm between slices of which the smallest heart fills six
+LARGEST_CHANGE = 200  # mL
 MAX_ROTATION = math.radians(35)
 HEART_CYCLE = 0.9  # s
 SYSTOLE = 0.38  # part of the cycle from ED to ES
@@ -103,8 +104,8 @@ def write_cohort(
     workers = Workers.of(workers)
     _check(subjects, cine_fraction, diseased_fraction, failing, frames)
     _check_grid(size, spacing)
-    _check_changes(changes or {})
-    protocol = Protocol(_prepared(dataset_dir), seed, frames, tuple(size), tuple(spacing), dict(changes or {}))
+    changes = _checked_changes({} if changes is None else changes)
+    protocol = Protocol(_prepared(dataset_dir), seed, frames, tuple(size), tuple(spacing), changes)
     cohort = plan(subjects, seed, cine_fraction, diseased_fraction, failing)
     start = perf_counter()
     results = list(parallel_map(partial(write_subject, protocol=protocol), cohort, workers, "phantom", "subject"))
@@ -149,9 +150,16 @@ def _check_grid(size: tuple[int, int], spacing: tuple[float, float, float]) -> N
         raise ValueError(f"spacing of slices is {spacing[2]} mm; expected at most {MAX_DISTANCE:.0f} mm.")
 
 
-def _check_changes(changes: Mapping[str, float]) -> None:
-    if not isinstance(changes, Mapping) or not set(changes) <= set(VOLUMES):
-        raise ValueError(f"changes is {changes!r}; expected mL by volume, such as {{'LVEDV': 20}}, of {VOLUMES}.")
+def _checked_changes(changes: Mapping[str, float]) -> dict[str, float]:
+    known = isinstance(changes, Mapping) and set(changes) <= set(VOLUMES)
+    values = changes.values() if known else ()
+    numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+    if not known or not numbers or not all(abs(value) <= LARGEST_CHANGE for value in values):
+        raise ValueError(
+            f"changes is {changes!r}; expected mL from -{LARGEST_CHANGE} to {LARGEST_CHANGE} by volume, such as "
+            f"{{'LVEDV': 20}}, of {', '.join(VOLUMES)}."
+        )
+    return dict(changes)
 
 
 def _prepared(dataset_dir: str | os.PathLike) -> Path:
@@ -189,6 +197,11 @@ def write_subject(subject: Subject, protocol: Protocol) -> dict[str, object]:
     rng = np.random.default_rng([protocol.seed, subject.index])
     sex, volumes = draw_volumes(rng, subject.diagnosis)
     changed = {name: volume + protocol.changes.get(name, 0) for name, volume in volumes.items()}
+    for ventricle in ("LV", "RV"):
+        if not changed[f"{ventricle}EDV"] > changed[f"{ventricle}ESV"]:
+            raise ValueError(
+                f"with changes {protocol.changes} its {ventricle}EDV would not be above its {ventricle}ESV"
+            )
     images, masks, affine = _examine(rng, volumes, changed, subject, protocol)
     if subject.failure:
         masks = [FAILURES[subject.failure](mask) for mask in masks]

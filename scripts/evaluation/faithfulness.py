@@ -6,7 +6,6 @@ Requests pass through memory in batches; numbers alone are kept.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -20,7 +19,7 @@ from tqdm import tqdm
 
 from scripts.calibration.population import fit_population
 from scripts.cohort.attributes import VOLUMES
-from scripts.counterfactual import ALL_ELSE_EQUAL, Counterfactuals, check_kind
+from scripts.counterfactual import ALL_ELSE_EQUAL, Counterfactuals, check_changes, check_kind
 from scripts.evaluation.instruments import Instrument, Segmentation
 from scripts.evaluation.observations import (
     AGREEMENT,
@@ -153,7 +152,9 @@ class Faithfulness:
         if not regularized:
             raise ValueError("this model has no dimensions that follow attributes: set --measure_whatif False.")
         check_kind(kind)
-        check_changes(changes, round_trip)
+        check_changes(changes, "whatif_changes")
+        if not isinstance(round_trip, list | tuple) or not all(change in changes for change in round_trip):
+            raise ValueError(f"whatif_round_trip is {round_trip!r}: expected some of whatif_changes {list(changes)}.")
         if limit is not None and limit < 1:
             raise ValueError(f"whatif_subjects is {limit}: at least 1 is needed (intervals need 10).")
         self.model = partial(Counterfactuals, network, view, spacing)
@@ -214,21 +215,6 @@ class Faithfulness:
                 amounts = values.new_full((len(rows),), change)
                 expected = model.expected(values[rows], name, amounts, self.kind) - values[rows]
                 yield (k, rows.cpu().numpy(), r), expected.double().cpu().numpy()
-
-
-def check_changes(changes: Sequence[float], round_trip: Sequence[float]) -> None:
-    """Raise ValueError for changes that cannot be asked for."""
-    known = isinstance(changes, list | tuple) and all(isinstance(value, int | float) for value in changes)
-    if (
-        not known
-        or not changes
-        or 0 in changes
-        or len(set(changes)) < len(changes)
-        or not all(map(math.isfinite, changes))
-    ):
-        raise ValueError(f"whatif_changes is {changes!r}: expected different numbers in mL, none of them 0.")
-    if not isinstance(round_trip, list | tuple) or not set(round_trip) <= set(changes):
-        raise ValueError(f"whatif_round_trip is {round_trip!r}: expected some of whatif_changes {list(changes)}.")
 
 
 def own(values: np.ndarray) -> np.ndarray:

@@ -13,6 +13,7 @@ from scripts.counterfactual import ALL_ELSE_EQUAL, Counterfactuals, Request
 from scripts.inference.results import Result, digits
 
 NOTABLE = 1.0  # mL: what a request misses by more is told
+FAR = 2.0  # standard deviations of the training codes: of a dimension that moves by more, that is told
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Answer:
         asked: attribute to what it shall be afterwards; those that may follow freely are left out.
         by_maps: whether these are volumes of decoded maps; else a line tells them from the code.
         limits: attribute to its range in the training subjects.
+        moved: by how many standard deviations of the training codes a dimension has moved at most.
     """
 
     request: Request
@@ -37,6 +39,7 @@ class Answer:
     asked: Mapping[str, float]
     by_maps: bool
     limits: Mapping[str, tuple[float, float]]
+    moved: float
 
     @property
     def missed(self) -> float:
@@ -69,6 +72,7 @@ def answer_of(result: Result, request: Request, counterfactuals: Counterfactuals
         asked=asked if kind == ALL_ELSE_EQUAL else {name: asked[name]},
         by_maps=tool.measured_by_decoder,
         limits=dict(ranges),
+        moved=tool.distance(codes, changed)[0].item(),
     )
 
 
@@ -77,7 +81,11 @@ def answer_row(answer: Answer) -> dict[str, Any]:
     result, request = answer.result, answer.request
     row: dict[str, Any] = {"subject": result.item["subject"], "attribute": request.attribute, "kind": request.kind}
     row["change"] = digits(answer.asked[request.attribute] - answer.before[request.attribute])
-    row |= {"missed": digits(answer.missed), "told_by": "decoded maps" if answer.by_maps else "code"}
+    row |= {
+        "missed": digits(answer.missed),
+        "moved": digits(answer.moved),
+        "told_by": "decoded maps" if answer.by_maps else "code",
+    }
     row |= {"out_of_range": bool(result.novelty.out_of_range), "percentile": digits(result.novelty.percentile)}
     for name in answer.before:
         row |= {f"{name}_mask": digits(result.item.get(name)), f"{name}_before": digits(answer.before[name])}

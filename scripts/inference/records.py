@@ -17,8 +17,8 @@ RECORD = "result.json"
 SETTINGS = "inference_settings.json"
 TABLES = ("codes", "attributes")
 IMAGES = ("reconstruction", "before", "after", "difference", "segmentation")
-OUTPUTS = (RECORD, "page.png", *(f"{name}_*.nii.gz" for name in IMAGES))
-VERSION = 1  # raise it when results are made in another way, so that those of an older version are redone
+OUTPUTS = (RECORD, "page.png", *(f"{name}_*.nii.gz" for name in IMAGES), ".part-*")  # the last ones of a killed run
+VERSION = 2  # raise it when results are made in another way, so that those of an older version are redone
 
 
 class Records:

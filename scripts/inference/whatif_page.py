@@ -29,7 +29,7 @@ from scripts.figures import (
     attribute_name,
     outlines,
 )
-from scripts.inference.answers import NOTABLE, Answer
+from scripts.inference.answers import FAR, NOTABLE, Answer
 from scripts.inference.page import DPI, FOOTER, WARNING, picture_rows, range_sentence, row_names
 from scripts.storage import atomic_path
 from scripts.views import View
@@ -244,12 +244,12 @@ def notes(figure: Figure, answer: Answer, view: View) -> None:
 
 
 def warning_of(answer: Answer) -> str:
-    """Why the numbers after are not to be taken for what the pictures show; nothing where they are."""
-    if not answer.by_maps:
-        return "NOT MEASURED: this view shows no volumes. Numbers are told by the code; the pictures may show others."
-    if answer.missed > NOTABLE:
-        return f"NOT FULFILLED: the heart after is up to {answer.missed:.0f} mL from what was asked."
-    return ""
+    """Why the numbers or the pictures after are not to be taken for the asked heart; nothing where they are."""
+    told = "" if answer.by_maps else "NOT MEASURED: numbers are told by the code; the pictures may show others."
+    left = f"NOT FULFILLED: up to {answer.missed:.0f} mL from what was asked." if answer.missed > NOTABLE else ""
+    far = f"FAR: the code moved by up to {answer.moved:.1f} standard deviations; pictures may break."
+    answered = "  ".join(filter(None, (left, far if answer.moved > FAR else "")))
+    return "\n".join(filter(None, (told, answered)))
 
 
 def text(figure: Figure, left: float, top: float, content: str, **style: object) -> object:

@@ -14,7 +14,7 @@ import torch
 
 from scripts.calibration.calibration import Calibration
 from scripts.calibration.novelty import Novelty
-from scripts.counterfactual import counterfactuals_of
+from scripts.counterfactual import check_changes, counterfactuals_of
 from scripts.evaluation.records import SubjectRecords
 from scripts.evaluation.report import METRICS_FILE, device_of
 from scripts.evaluation.tables import all_tables
@@ -63,6 +63,8 @@ class EvaluatedHearts:
         measure: Measure | None = None,
         instrument: str = "an independent instrument",
     ) -> None:
+        if count:
+            check_changes(changes, "page_changes")
         self.network, self.view, self.calibration = network, view, calibration
         self.records, self.dataset, self.count = records, dataset, count
         self.changes, self.measure, self.instrument = changes, measure, instrument

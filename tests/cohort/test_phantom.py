@@ -232,6 +232,19 @@ def test_a_changed_cohort_is_the_same_but_for_the_volume_that_was_asked(tmp_path
     assert all(abs(grown - 15) < 1 for key, grown in sizes.items() if key[1:] == ("RV", "ES"))
 
 
+@pytest.mark.parametrize("changes", [[], 0, {"LVEDV": "x"}, {"LVEDV": float("nan")}, {"LVEDV": True}, {"LVEDV": 1e9}])
+def test_changes_that_are_no_numbers_are_refused_before_anything_is_removed(changes, tmp_path):
+    write_cohort(tmp_path, 1, failing=0, frames=4)
+    with pytest.raises(ValueError, match=r"changes is .*expected mL from -200 to 200 by volume"):
+        write_cohort(tmp_path, 1, failing=0, changes=changes)
+    assert list(tmp_path.glob("phantom0001/*.nii.gz"))
+
+
+def test_changes_that_lead_to_no_heart_are_a_reason(tmp_path):
+    with pytest.raises(RuntimeError, match="its LVEDV would not be above its LVESV"):
+        write_cohort(tmp_path, 1, failing=0, changes={"LVESV": 150})
+
+
 def test_changes_that_are_of_no_volume_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"changes is \{'LVEF': 5\}; expected mL by volume"):
         write_cohort(tmp_path, 8, changes={"LVEF": 5})

@@ -18,7 +18,7 @@ from tests.inference.hearts import NAMES, DrawnHeart
 BEFORE = dict(zip(NAMES, (140.0, 150.0, 110.0, 60.0, 70.0, 115.0), strict=True))
 
 
-def answer(request=None, missed=0.0, outside=False, view=None):
+def answer(request=None, missed=0.0, outside=False, view=None, moved=0.5):
     """20 mL more LVEDV in the mean heart, or what is missed of it."""
     request = request or Request("LVEDV", change=20)
     asked = BEFORE | {"LVEDV": 160.0}
@@ -33,7 +33,9 @@ def answer(request=None, missed=0.0, outside=False, view=None):
     )
     result = Result(measured(), codes[0].numpy(), image, image, {}, novelty)
     asked = {"LVEDV": 160.0} if request.kind == IN_POPULATION else asked
-    return Answer(request, result, changed, BEFORE, after, asked, view is None, dict.fromkeys(NAMES, (50.0, 200.0)))
+    return Answer(
+        request, result, changed, BEFORE, after, asked, view is None, dict.fromkeys(NAMES, (50.0, 200.0)), moved
+    )
 
 
 def texts(*arguments, view=None, **options):
@@ -60,7 +62,7 @@ def test_numbers_of_each_attribute_stand_in_a_row():
 
 @pytest.mark.parametrize(("missed", "told"), [(0.5, False), (-7.0, True)])
 def test_a_request_that_is_missed_is_told(missed, told):
-    warning = "NOT FULFILLED: the heart after is up to 7 mL from what was asked."
+    warning = "NOT FULFILLED: up to 7 mL from what was asked."
     assert (warning in texts(missed=missed)) == told
 
 
@@ -72,7 +74,10 @@ def test_a_scan_out_of_range_and_a_bad_model_are_told():
 
 def test_numbers_that_are_not_measured_are_told():
     assert any("those of the decoded maps" in text for text in texts())
-    assert any(text.startswith("NOT MEASURED: this view shows no volumes") for text in texts(view=View()))
+    warned = texts(view=View(), missed=6.0, moved=2.5)
+    (warning,) = (text for text in warned if text.startswith("NOT MEASURED: numbers are told by the code"))
+    assert "NOT FULFILLED: up to 6 mL" in warning
+    assert "FAR: the code moved by up to 2.5 standard deviations" in warning
 
 
 def test_images_and_outlines_are_those_of_both_hearts():

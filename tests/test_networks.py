@@ -73,6 +73,15 @@ def test_a_heart_is_drawn_from_its_maps_and_the_rest_stays():
     assert (found[:, 0] != images[:, 0])[heart].all()
 
 
+def test_a_drawing_of_nothing_leaves_the_blurred_brightness():
+    network, maps = RenderedHearts(1, (16, 16), 4), torch.zeros(1, 3, 16, 16)
+    torch.nn.init.zeros_(network.drawing[-1].conv.weight)
+    torch.nn.init.zeros_(network.drawing[-1].conv.bias)
+    maps[:, 0] = 1
+    found = network(torch.cat([torch.full((1, 1, 16, 16), 0.7), maps], dim=1))
+    assert torch.allclose(found[:, 0], torch.tensor(0.7), atol=1e-6)
+
+
 def test_all_slices_are_drawn_alike():
     image, maps = torch.rand(1, 1, 16, 16).expand(1, 2, 16, 16), torch.rand(1, 1, 3, 16, 16).expand(1, 2, 3, 16, 16) / 3
     found = rendered(image, maps)
@@ -97,7 +106,8 @@ def test_what_is_linear_in_the_code_adds_to_images_alone():
     torch.manual_seed(0)
     network = VariationalAutoencoder(8, **SMALL, norm=GROUP, image_channels=2, linear_size=4).eval()
     codes = torch.cat([torch.randn(3, 10)] * 2) * torch.tensor([1.0, 2.0]).repeat_interleave(3)[:, None]
-    before = network.decode(codes)  # with nothing to add yet
+    assert not network.decoder[0].linear.weight.any()  # nothing to add yet
+    before = network.decode(codes)
     torch.nn.init.normal_(network.decoder[0].linear.weight)
     added = network.decode(codes) - before
     assert not added[:, 2:].any()

@@ -41,6 +41,16 @@ def test_requests_that_are_not_allowed_are_not_offered():
     assert [offer["amount"] for offer in offers] == [10]
 
 
+def test_what_is_allowed_depends_on_what_else_may_change(monkeypatch):
+    frames = some_frames(changes=(10, 20))
+    only = {ALL_ELSE_EQUAL: 10, IN_POPULATION: 20}
+    monkeypatch.setattr(frames.counterfactuals, "allowed", lambda values, name, amounts, kind: amounts == only[kind])
+    requests = frames.subject(some_heart())["requests"]
+    assert {kind: [offer["amount"] for offer in requests[kind]["LVEDV"]] for kind in only} == {
+        kind: [amount] for kind, amount in only.items()
+    }
+
+
 def test_without_an_instrument_there_is_only_the_self_report():
     page = some_frames().page([some_heart()])
     assert page["instrument"] == ""

@@ -223,6 +223,7 @@ class RenderedHearts(nn.Module):
         super().__init__()
         self.images = images
         self.blurred_size = [max(1, size // BLUR) for size in spatial_size]
+        self.rim = nn.MaxPool2d(2 * RIM + 1, stride=1, padding=RIM)
         self.drawing = nn.Sequential(
             Convolution(2, 5, width, act=ACTIVATION, norm=None),
             Convolution(2, width, width, act=ACTIVATION, norm=None),
@@ -238,7 +239,7 @@ class RenderedHearts(nn.Module):
         blurred = functional.interpolate(coarse, size=images.shape[2:], mode="bilinear")
         slices = torch.cat([blurred[:, :, None], background[:, :, None], maps], dim=2).flatten(0, 1)
         hearts = blurred + self.drawing(slices).view_as(images)
-        drawn = functional.max_pool2d(1 - background, 2 * RIM + 1, stride=1, padding=RIM)
+        drawn = self.rim(1 - background)
         return torch.cat([(1 - drawn) * images + drawn * hearts, flat], dim=1)
 
 

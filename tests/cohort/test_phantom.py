@@ -246,7 +246,7 @@ def test_changes_that_lead_to_no_heart_are_a_reason(tmp_path):
 
 
 def test_changes_that_are_of_no_volume_are_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"changes is \{'LVEF': 5\}; expected mL by volume"):
+    with pytest.raises(ValueError, match=r"changes is \{'LVEF': 5\}; expected mL from"):
         write_cohort(tmp_path, 8, changes={"LVEF": 5})
 
 

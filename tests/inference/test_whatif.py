@@ -128,8 +128,8 @@ def errors(config, key):
 @pytest.mark.parametrize(
     ("calibration", "regularize", "message"),
     [
-        (None, True, "has no calibration, .*'run calibrate'"),
-        (SimpleNamespace(population=None), True, "has a calibration of an earlier version, .*'run calibrate'"),
+        (None, True, "has no calibration.json of these .*'run calibrate'"),
+        (SimpleNamespace(population=None), True, "has a calibration.json of an earlier version, .*'run calibrate'"),
         (SimpleNamespace(population=None), False, r"trained without attribute loss \(regularize is False\)"),
     ],
 )

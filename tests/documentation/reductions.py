@@ -25,6 +25,7 @@ NOT_EXECUTED = {
     r"(python -m tests\.benchmarks\.masks\b.*)": (r"\1 --help", "needs a model and a segmentation of ACDC"),
     r"(python -m tests\.benchmarks\.novelty\b.*)": (r"\1 --help", "needs a model of ACDC"),
     r"(python -m monai\.bundle run) (--.*\bstudy\.json.* --split .*)": (r"\1 list \2", "one study is run already"),
+    r"(python -m tests\.benchmarks\.rerendered\b.*)": (r"\1 --help", "needs a model of phantom hearts"),
     r"(python -m tests\.benchmarks\.scale\b.*)": (r"\1 --help", "trains for minutes, whatever the size"),
     r"make demo": ("make -n demo", "'make model' runs it"),
     r"make explore\b.*": ("make -n explore", "serves until it is stopped; tests/test_explore.py does so"),

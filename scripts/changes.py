@@ -22,8 +22,9 @@ class ChangeLoss(nn.Module):
     """How far the volumes of decoded maps are from those that moved codes ask for.
 
     The regularized dimensions of each code move at random and independently of each other, or, of half of the codes,
-    become those of any heart that the cohort could have; dimension k then asks for the volume ``mean_k + std_k * z_k``,
-    as ``magnitude_loss`` teaches it to the encoder. The other dimensions stay those of the scan, and must not tell its
+    become another heart's, drawn from a Gaussian of the cohort's attributes (now and then of none that could be, where
+    volumes vary as much as their mean); dimension k then asks for the volume ``mean_k + std_k * z_k``, as
+    ``magnitude_loss`` teaches it to the encoder. The other dimensions stay those of the scan, and must not tell its
     volumes. The error is squared, in standard deviations, summed over attributes. Codes come without gradient: this is
     for the decoder to learn.
 

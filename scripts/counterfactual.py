@@ -30,7 +30,7 @@ from scripts.views import View
 ALL_ELSE_EQUAL, IN_POPULATION = "all_else_equal", "population"
 KINDS = (ALL_ELSE_EQUAL, IN_POPULATION)
 TOLERANCE = 0.1  # mL: far below what a segmentation can tell
-COST = 0.05  # of what a dimension's standard deviation is worth in mL: by so much a request is missed to save one
+COST = 0.05  # of what an attribute gains in mL from all dimensions: that error is as bad as a move of 1 deviation
 REACH = 5.0  # standard deviations of the training codes that a dimension may move: beyond, nothing was learned
 CHUNK = 64  # codes decoded at once
 CAVITIES = (("LVEDV", "LVESV"), ("RVEDV", "RVESV"))  # the first of each is larger

@@ -211,7 +211,8 @@ class RenderedHearts(nn.Module):
 
     A decoder whose images and maps only share features may move a wall in one of them. Here a small network, the same
     for all slices, sees of a slice nothing but its maps and a blurred image, which tells how bright blood and muscle
-    are in this scan. What it draws replaces the image as far as the maps say that there is a heart.
+    are in this scan. What it draws replaces the image where the maps show a heart, and
+    ``RIM`` pixels around it.
 
     Args:
         images: number of channels that are images; behind them are three maps per slice.
@@ -318,16 +319,17 @@ class VariationalAutoencoder(nn.Module):
         self.latent_dim = latent_dim
         self.encoder = encoder(in_channels, spatial_size, channels, latent_dim, norm)
         self.decoder = decoder(in_channels, spatial_size, channels, latent_dim, norm)
+        # What is behind the convolutions keeps little, and computing them again within it would do so twice.
+        self.encoder.checkpointing = self.decoder.checkpointing = checkpointing
         if linear_size:
-            self.decoder.checkpointing = checkpointing
             self.decoder = Blocks(LinearImages(self.decoder, images, latent_dim, linear_size))
+            self.decoder.checkpointing = False
         if images < in_channels:
             self.decoder.append(OccupancyMaps(images))
         if rendering_channels:
             if images == in_channels:
                 raise ValueError(f"rendering_channels {rendering_channels} needs occupancy maps: --anatomy masks.")
             self.decoder.append(RenderedHearts(images, spatial_size, rendering_channels))
-        self.encoder.checkpointing = self.decoder.checkpointing = checkpointing
 
     @torch.jit.export
     def encode(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

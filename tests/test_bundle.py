@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 
@@ -113,16 +114,22 @@ def test_a_trained_model_is_served_to_explore(trained, prepared, phantoms):
     paths |= {"output_dir": str(trained), "ckpt_path": str(trained / "model.pt")}
     line = command("explore", "inference.json", "compact.json", "explore.json", **paths, **SIZES)
     process = subprocess.Popen(line, cwd=ROOT, env=environment(), **PIPES)
-    printed = []
-    for text in process.stdout:
-        printed.append(text)
-        if text.startswith("Explore at "):
-            break
-    assert printed[-1].startswith("Explore at http://127.0.0.1:"), "".join(printed)[-3000:]
-    with urllib.request.urlopen(printed[-1].split()[2]) as answer:
-        assert "Explore hearts" in answer.read().decode()
-    process.send_signal(signal.SIGINT)
-    assert process.wait(60) == 0
+    silence = threading.Timer(240, process.kill)
+    silence.start()
+    try:
+        printed = []
+        for text in process.stdout:
+            printed.append(text)
+            if text.startswith("Explore at "):
+                break
+        assert printed[-1].startswith("Explore at http://127.0.0.1:"), "".join(printed)[-3000:]
+        with urllib.request.urlopen(printed[-1].split()[2], timeout=60) as answer:
+            assert "Explore hearts" in answer.read().decode()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0
+    finally:
+        silence.cancel()
+        process.kill()
 
 
 def test_run_is_an_alias_of_training():

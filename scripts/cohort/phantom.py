@@ -23,7 +23,7 @@ from scripts.cohort.phantom_heart import Heart, HeartState, between, draw_shape,
 from scripts.cohort.phantom_image import Scanner
 from scripts.cohort.phantom_volumes import DISEASES, draw_volumes
 from scripts.parallel import Failed, Workers, parallel_map
-from scripts.storage import output_folder, read_csv, write_csv
+from scripts.storage import output_folder, write_csv
 
 COLUMNS = ("subject", "sex", "diagnosis", *VOLUMES, "layout", "intended_failure")
 
@@ -92,8 +92,8 @@ def write_cohort(
         workers: who writes; None takes one process per core.
         size: voxels along x and y.
         spacing: voxel size in mm; the third is the distance of the slices.
-        changes: volume to mL that it is larger in every heart, such as ``{"LVEDV": 20}``; all else about a subject
-            stays what it is without. So the truth about a counterfactual can be rendered.
+        changes: volume to mL that it is larger in every heart, such as ``{"LVEDV": 20}``: walls move, and all else
+            about a subject, its length too, stays what it is. So a truth about a counterfactual can be rendered.
 
     Raises:
         ValueError: for a number out of range, or changes of what is no volume.
@@ -166,7 +166,9 @@ def _prepared(dataset_dir: str | os.PathLike) -> Path:
     """Make the folder, and clear it of an earlier phantom cohort, of which leftovers would pass for new subjects."""
     root = output_folder(dataset_dir, "dataset_dir")
     info = root / "info.csv"
-    if info.exists() and not set(COLUMNS) <= set(next(iter(read_csv(info)), {})):
+    if info.exists() and not set(COLUMNS) <= set(
+        info.read_text(errors="replace").partition("\n")[0].strip().split(",")
+    ):
         raise FileExistsError(f"'{info}' is not a phantom cohort's; choose another dataset_dir.")
     for scan in sorted(root.glob("phantom[0-9]*/*sa*.nii.gz")):
         scan.unlink()
@@ -198,9 +200,10 @@ def write_subject(subject: Subject, protocol: Protocol) -> dict[str, object]:
     sex, volumes = draw_volumes(rng, subject.diagnosis)
     changed = {name: volume + protocol.changes.get(name, 0) for name, volume in volumes.items()}
     for ventricle in ("LV", "RV"):
-        if not changed[f"{ventricle}EDV"] > changed[f"{ventricle}ESV"]:
+        if not changed[f"{ventricle}EDV"] > changed[f"{ventricle}ESV"] > 0:
             raise ValueError(
-                f"with changes {protocol.changes} its {ventricle}EDV would not be above its {ventricle}ESV"
+                f"with changes {protocol.changes} its {ventricle}EDV would not be above its {ventricle}ESV, or that "
+                "not above 0"
             )
     images, masks, affine = _examine(rng, volumes, changed, subject, protocol)
     if subject.failure:

@@ -92,9 +92,12 @@ def compare(model: Counterfactuals, parser: ConfigParser, options: argparse.Name
             render(options, folder, names, {name: change})
             allowed = model.allowed(values, name, change).nonzero()[:, 0].tolist()
             rows = [row for row in allowed if (folder / names[row]).is_dir()]
+            if not rows:
+                continue
             rendered = crops(parser, [locate(items[row], folder, options.work) for row in rows])
             answer = model.decode(model.change(codes[rows], name, change))
             results[f"{name} {change:+g}"] = {
+                "hearts": len(rows),
                 "answer": summary(likeness(answer, rendered, model.view)),
                 "nothing": summary(likeness(before[rows], rendered, model.view)),
             }
@@ -123,10 +126,12 @@ def main() -> None:
     options = arguments.parse_args()
     parser = ConfigParser()
     parser.read_config([CONFIGS / name for name in ("train.json", *options.overlays, "evaluate.json")])
+    parser.update({"device": "$torch.device('cpu')"})
     paths = {"dataset_dir": options.scans, "datalist": options.datalist, "output_dir": options.model}
     parser.update({key: str(path) for key, path in paths.items()})
     parser["counterfactuals"] = COUNTERFACTUALS
     parser.get_parsed_content("load_weights")
+    parser.get_parsed_content("network").eval()
     write_json(options.work / "rerendered.json", compare(parser.get_parsed_content("counterfactuals"), parser, options))
 
 

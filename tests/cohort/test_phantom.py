@@ -243,6 +243,8 @@ def test_changes_that_are_no_numbers_are_refused_before_anything_is_removed(chan
 def test_changes_that_lead_to_no_heart_are_a_reason(tmp_path):
     with pytest.raises(RuntimeError, match="its LVEDV would not be above its LVESV"):
         write_cohort(tmp_path, 1, failing=0, changes={"LVESV": 150})
+    with pytest.raises(RuntimeError, match="its RVEDV would not be above its RVESV, or that not above 0"):
+        write_cohort(tmp_path, 1, failing=0, changes={"RVESV": -150})
 
 
 def test_changes_that_are_of_no_volume_are_refused(tmp_path):

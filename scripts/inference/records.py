@@ -17,7 +17,7 @@ RECORD = "result.json"
 SETTINGS = "inference_settings.json"
 TABLES = ("codes", "attributes")
 IMAGES = ("reconstruction", "before", "after", "difference", "segmentation")
-OUTPUTS = (RECORD, "page.png", *(f"{name}_*.nii.gz" for name in IMAGES), ".part-*")  # the last ones of a killed run
+OUTPUTS = (RECORD, "page.png", *(f"{name}_*.nii.gz" for name in IMAGES))
 VERSION = 2  # raise it when results are made in another way, so that those of an older version are redone
 
 
@@ -95,6 +95,8 @@ class Records:
         self.discard(item["subject"])
         folder = self.folder / item["subject"]
         folder.mkdir(exist_ok=True)
+        for part in folder.glob(".part-*"):  # of a killed run, which has left no record to discard
+            part.unlink()
         return folder
 
     def write(self, item: Mapping[str, Any], rows: Mapping[str, Mapping[str, Any]]) -> None:

@@ -129,3 +129,12 @@ def test_what_no_inference_has_written_stays(tmp_path):
     (tmp_path / "a" / "page.png").touch()
     records(tmp_path).discard("a")
     assert (tmp_path / "a" / "page.png").exists()
+
+
+def test_what_a_killed_run_has_left_half_written_goes_when_its_subject_is_done_again(tmp_path):
+    kept = records(tmp_path)
+    kept.claim()
+    part = kept.begin(ITEMS[0]) / ".part-host-1-after_ED.nii.gz"
+    part.write_text("half")
+    kept.begin(ITEMS[0])
+    assert not part.exists()

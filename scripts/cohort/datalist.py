@@ -126,6 +126,11 @@ def read_datalist(path: str | os.PathLike) -> dict[str, Any]:
     return content
 
 
+def attribute_values(items: Sequence[Mapping[str, Any]], attributes: Sequence[str]) -> np.ndarray:
+    """Attributes of subjects, (subjects, A); NaN where missing."""
+    return np.array([[np.nan if item[name] is None else item[name] for name in attributes] for item in items], float)
+
+
 def attribute_scale(items: Sequence[Mapping[str, Any]], attributes: Sequence[str]) -> dict[str, list[float]]:
     """Mean and standard deviation of each attribute over subjects that have it, as ``mean`` and ``std``.
 
@@ -135,14 +140,14 @@ def attribute_scale(items: Sequence[Mapping[str, Any]], attributes: Sequence[str
         items: subjects of a datalist.
         attributes: their names.
     """
-    values = np.array([[np.nan if item[name] is None else item[name] for name in attributes] for item in items], float)
+    values = attribute_values(items, attributes)
     std = np.nanstd(values, axis=0)
     return {"mean": np.nanmean(values, axis=0).tolist(), "std": np.where(std > 0, std, 1).tolist()}
 
 
 def attribute_correlation(items: Sequence[Mapping[str, Any]], attributes: Sequence[str]) -> list[list[float]]:
     """Pearson's correlation (A, A) of attributes, over subjects that have all of them; 0 with what does not vary."""
-    values = np.array([[np.nan if item[name] is None else item[name] for name in attributes] for item in items], float)
+    values = attribute_values(items, attributes)
     complete = values[np.isfinite(values).all(1)]
     spread = complete.std(0)
     standardized = (complete - complete.mean(0)) / np.where(spread > 0, spread, 1)

@@ -247,9 +247,9 @@ def warning_of(answer: Answer) -> str:
     """Why the numbers or the pictures after are not to be taken for the asked heart; nothing where they are."""
     told = "" if answer.by_maps else "NOT MEASURED: numbers are told by the code; the pictures may show others."
     left = f"NOT FULFILLED: up to {answer.missed:.0f} mL from what was asked." if answer.missed > NOTABLE else ""
-    far = f"FAR: the code moved by up to {answer.moved:.1f} standard deviations; pictures may break."
-    answered = "  ".join(filter(None, (left, far if answer.moved > FAR else "")))
-    return "\n".join(filter(None, (told, answered)))
+    moved = f"FAR: the code moved by up to {answer.moved:.1f} standard deviations; pictures may break."
+    far = moved if answer.moved > FAR else ""
+    return "\n".join(filter(None, (told, "  ".join(filter(None, (left, far))))))
 
 
 def text(figure: Figure, left: float, top: float, content: str, **style: object) -> object:

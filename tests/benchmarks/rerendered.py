@@ -29,7 +29,7 @@ from scripts.evaluation.images import dice
 from scripts.metrics.resampling import bootstrap_mean
 from scripts.parallel import Workers, parallel_map
 from scripts.storage import write_json
-from scripts.views import View
+from scripts.views import STRUCTURES, View
 
 CONFIGS = Path(__file__).resolve().parents[2] / "bundle" / "configs"
 COUNTERFACTUALS = {
@@ -68,10 +68,7 @@ def crops(parser: ConfigParser, items: list[dict[str, Any]]) -> torch.Tensor:
 def likeness(decoded: torch.Tensor, rendered: torch.Tensor, view: View) -> dict[str, np.ndarray]:
     """Dice of each structure, mean over phases, and mean squared error within either heart: (B,) each."""
     found = dice(rendered, decoded, view)
-    values = {
-        name: np.nanmean([found[f"Dice_{name}_{phase}"] for phase in view.phases], axis=0)
-        for name in ("LV", "Myo", "RV")
-    }
+    values = {name: np.nanmean([found[f"Dice_{name}_{phase}"] for phase in view.phases], axis=0) for name in STRUCTURES}
     heart = (view.slice_maps(rendered).sum(-3) + view.slice_maps(decoded).sum(-3)).flatten(1, 2) > 0.5
     squares = torch.where(heart, decoded[:, : view.images] - rendered[:, : view.images], 0).square()
     return values | {"MSE": (squares.flatten(1).sum(1) / heart.flatten(1).sum(1)).numpy()}

@@ -17,6 +17,9 @@ EXPLORE_OVERLAYS ?= compact.json
 EXPLORE_ARGS ?=
 BENCH_OUTPUT ?= output/benchmarks
 BENCH_SUBJECTS ?= 200 1000 5000
+SOAK_OUTPUT ?= output/soak
+# Such as SOAK_ARGS="--seeds 2 --epochs 10".
+SOAK_ARGS ?=
 
 # A copy of the schema of metadata.json, which the model zoo downloads.
 SCHEMA ?= $(wildcard ../shared/schema/meta_schema_20240725.json)
@@ -30,7 +33,7 @@ RUN := $(PY) -m monai.bundle run
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup weights demo explore browser test bench model package lint clean
+.PHONY: help setup weights demo explore browser test bench soak model package lint clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name text; do \
@@ -113,6 +116,11 @@ bench: weights ## measure speed, memory and scale here, and rebuild docs/benchma
 	@$(PY) -m tests.benchmarks.scale $(BENCH_OUTPUT) --subjects $(BENCH_SUBJECTS)
 	@echo '[bench] 5/5 the training step on a GPU, if there is one'
 	@$(PY) -m tests.benchmarks.gpu || echo '[bench] not measured'
+	@$(PY) -m tests.benchmarks.report
+
+soak: weights ## train all four methods from ten seeds each, and rebuild docs/benchmarks.md (an hour or two; resumable)
+	@echo '[soak] 40 trainings; what is finished in $(SOAK_OUTPUT) is not run again'
+	@OMP_NUM_THREADS=1 $(PY) -m tests.benchmarks.soak $(SOAK_OUTPUT) $(SOAK_ARGS)
 	@$(PY) -m tests.benchmarks.report
 
 # The demo with more phantoms, and the evaluation whose figures stand in the metadata and the card.

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from scripts.cohort.attributes import VOLUMES
+from scripts.reading import HeartReader
 from scripts.views import View
 
 RIDGE = 1e-3  # attributes may be nearly collinear
@@ -29,7 +30,8 @@ class ChangeLoss(nn.Module):
     for the decoder to learn.
 
     Smeared maps would have the right volume, too. So shares are sharpened before they are measured, and the term comes
-    in late and small, once the decoder draws hearts.
+    in late and small, once the decoder draws hearts. With a reader, the images of the same hearts have to show their
+    maps.
 
     Args:
         weight: of the term, once it is all there.
@@ -42,6 +44,8 @@ class ChangeLoss(nn.Module):
         sharpness: power to which shares are raised before they are measured.
         start: first epoch with the term.
         ramp: epochs from there on in which it grows to its weight.
+        reader: reads maps in decoded images.
+        reading: weight, in parts of ``weight``, of what it finds.
 
     Raises:
         ValueError: for a view or attributes that decoded maps do not show, naming the key.
@@ -59,6 +63,8 @@ class ChangeLoss(nn.Module):
         sharpness: float,
         start: int,
         ramp: int,
+        reader: HeartReader | None = None,
+        reading: float = 0.0,
     ) -> None:
         super().__init__()
         if not (view.is_stack and view.mapped):
@@ -74,6 +80,7 @@ class ChangeLoss(nn.Module):
         covariance = torch.tensor(correlation) + RIDGE * torch.eye(len(correlation))
         self.register_buffer("factor", torch.linalg.cholesky(covariance), persistent=False)
         self.reach, self.sharpness, self.start, self.ramp = reach, sharpness, start, ramp
+        self.reader, self.reading = reader, reading
 
     def weight_at(self, epoch: int) -> float:
         """The weight in an epoch, the first of which is 1."""
@@ -97,7 +104,8 @@ class ChangeLoss(nn.Module):
         decoded = decode(torch.cat([asked, codes.detach()[:, count:]], dim=1))
         volumes = self.view.volumes(sharpened(decoded.to(asked.dtype), self.view, self.sharpness), self.spacing)
         found = (torch.stack([volumes[name] for name in self.names], dim=1) - self.mean) / self.std
-        return (found - asked).square().sum(1)
+        errors = (found - asked).square().sum(1)
+        return errors if self.reader is None else errors + self.reading * self.reader(decoded)
 
 
 def sharpened(values: torch.Tensor, view: View, power: float) -> torch.Tensor:

@@ -182,6 +182,7 @@ class TrainingCheckpoint:
         patience: epochs without improvement after which training stops; None never stops it.
         resume: go on from ``last.pt`` where there is one.
         warmup_epochs: the best of these first epochs is forgotten once they are over, since they train something else.
+        modules: name to what else learns in the training, and is of no use after it.
     """
 
     def __init__(
@@ -195,7 +196,9 @@ class TrainingCheckpoint:
         patience: int | None = None,
         resume: bool = True,
         warmup_epochs: int = 0,
+        modules: Mapping[str, nn.Module] | None = None,
     ) -> None:
+        self.modules = dict(modules or {})
         self.folder = output_folder(output_dir)
         self.network, self.optimizers, self.evaluator = network, dict(optimizers), evaluator
         self.metric, self.patience, self.settings = metric, patience, dict(settings or {})
@@ -235,6 +238,8 @@ class TrainingCheckpoint:
             )
         state = read(path)
         fit_weights(self.network, state["network"], path)
+        for name, module in self.modules.items():
+            fit_weights(module, state.get(name, {}), path)
         for name, optimizer in self.optimizers.items():
             rates = [group["lr"] for group in optimizer.param_groups]
             optimizer.load_state_dict(state[name])
@@ -271,6 +276,7 @@ class TrainingCheckpoint:
             self.best, self.best_epoch = value, epoch
             self.save(weights, BEST)
         state = {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()}
+        state |= {name: module.state_dict() for name, module in self.modules.items()}
         state |= {"network": weights, "epoch": epoch, "best": self.best, "best_epoch": self.best_epoch}
         if hasattr(engine, "loss_scaler"):
             state["loss_scaler"] = engine.loss_scaler.state_dict()

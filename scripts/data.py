@@ -16,6 +16,7 @@ import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -36,6 +37,8 @@ from scripts.storage import file_state, output_folder
 
 FORMAT = 1  # of an entry; raise it when entries are written or found in another way
 ALIGNMENT = 16  # bytes; no type of tensors needs more
+UNSEEDED = -1  # in the place of an epoch's seed
+STALLED = 1800  # seconds; no batch takes as long, even from a slow disk
 FEW = 16  # subjects that this process preprocesses before others would have started
 
 
@@ -56,7 +59,8 @@ def cached_dataset(
         PermissionError, NotADirectoryError: when ``cache_dir`` cannot be written to.
     """
     if not cache_dir:
-        return CacheDataset(data, transform, num_workers=os.cpu_count(), runtime_cache=False if at_once else "threads")
+        when = False if at_once else "threads"
+        return MemoryCacheDataset(data, transform, num_workers=os.cpu_count(), runtime_cache=when)
     dataset = DiskCacheDataset(data, transform, cache_dir)
     if at_once:
         dataset.fill()
@@ -85,7 +89,42 @@ def cache_folder(datalist: str | os.PathLike, output_dir: str | os.PathLike) -> 
     return str((cohort if os.access(cohort, os.W_OK) else Path(output_dir)) / "cache")
 
 
-class DiskCacheDataset(PersistentDataset):
+class SeededBySubject:
+    """A dataset whose random transforms are seeded anew for each subject, from an epoch's seed.
+
+    What a subject gets then depends neither on those before it nor on the process that loads it: any number of workers
+    gives the same.
+    """
+
+    transform: Any
+
+    @cached_property
+    def epoch_seed(self) -> torch.Tensor:
+        """In memory that is shared with the workers of a loader: those that persist learn of a new epoch by it."""
+        return torch.full((), UNSEEDED, dtype=torch.int64).share_memory_()
+
+    def set_random_state(self, seed: int | None = None, state: np.random.RandomState | None = None) -> SeededBySubject:
+        """Take an epoch's seed. ``set_rnd`` calls it, and then visits no subject; that of a worker is passed over."""
+        if get_worker_info() is None:
+            self.epoch_seed.fill_(UNSEEDED if seed is None else seed)
+            self.transform.set_random_state(seed, state)
+        return self
+
+    def seed(self, index: int) -> None:
+        """Seed the random transforms for a subject, where there is an epoch's seed."""
+        if (seed := int(self.epoch_seed)) != UNSEEDED:
+            self.transform.set_random_state(int(np.random.SeedSequence([seed, index]).generate_state(1)[0]))
+
+
+class MemoryCacheDataset(SeededBySubject, CacheDataset):
+    """MONAI's, seeded by subject."""
+
+    def _transform(self, index: int) -> Any:
+        self.seed(index)
+        return super()._transform(index)
+
+
+class DiskCacheDataset(SeededBySubject, PersistentDataset):
     """Preprocessed subjects in a file each, which are read when they are asked for.
 
     A file is named by a hash of all that it is made from: the datalist's row, size and time of scans and masks, the
@@ -113,9 +152,6 @@ class DiskCacheDataset(PersistentDataset):
         super().__init__(data, transform, output_folder(cache_dir, "cache_dir"))
         self.deterministic = self.transform.get_index_of_first(is_random)
         self.folder = self.cache_dir / settings_hash(self.transform.transforms[: self.deterministic])
-        # In memory that is shared with the workers of a loader: those that persist learn of a new epoch by it.
-        self.epoch_seed = torch.zeros((), dtype=torch.int64).share_memory_()
-        self.used_seed = 0
         self.set_data(data)
 
     def set_data(self, data: Sequence[dict[str, Any]]) -> None:
@@ -123,13 +159,6 @@ class DiskCacheDataset(PersistentDataset):
         self.data = data
         # An array and not a list: workers of a loader would copy every page of a list by counting references.
         self.names = np.array([item_hash(item) for item in data], dtype="S32")
-
-    def set_random_state(self, seed: int | None = None, state: np.random.RandomState | None = None) -> DiskCacheDataset:
-        """Seed the random transforms, in the workers of a loader too. ``set_rnd`` calls it and visits no subject."""
-        if get_worker_info() is None and seed is not None:
-            self.epoch_seed.fill_(seed)
-        self.transform.set_random_state(seed, state)
-        return self
 
     def fill(self) -> None:
         """Preprocess the subjects that the folder lacks, in as many processes as there are cores.
@@ -180,31 +209,30 @@ class DiskCacheDataset(PersistentDataset):
         return item
 
     def _transform(self, index: int) -> Any:
-        self._follow_epoch()
         item = read_entry(self.path(index))
         if item is None:
             item = self.store(index)
         if self.deterministic is None:
             return item
+        self.seed(index)
         with untracked():
             return self.transform(item, start=self.deterministic)
-
-    def _follow_epoch(self) -> None:
-        """In a worker of a loader: seed the random transforms when the main process has begun an epoch."""
-        worker = get_worker_info()
-        if worker is None or self.used_seed == (seed := int(self.epoch_seed)):
-            return
-        self.used_seed = seed
-        self.transform.set_random_state(int(np.random.SeedSequence([seed, worker.id]).generate_state(1)[0]))
 
 
 class ReproducibleLoader(DataLoader):
     """A loader whose workers may persist and still let an epoch draw what it would draw in a resumed training.
 
     Starting workers draws one number from the generator of the main process; where they persist, this draws it too.
+    Where a worker gives nothing for ``STALLED`` seconds, the loader raises RuntimeError: one that can open no more
+    files, or whose disk does not answer, would be waited for for ever.
+
     Without workers it is MONAI's. A thread that loads ahead would not help on a CPU: it makes OpenMP's threads of the
     training step wait asleep instead of awake, which made a compact epoch on two cores slower.
     """
+
+    def __init__(self, dataset: Dataset, num_workers: int = 0, **kwargs: Any) -> None:
+        kwargs.setdefault("timeout", STALLED if num_workers else 0)
+        super().__init__(dataset, num_workers, **kwargs)
 
     def __iter__(self) -> Iterator[Any]:
         if self.persistent_workers and self._iterator is not None:

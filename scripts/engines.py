@@ -30,6 +30,7 @@ from scripts.losses import (
     log_mean_exp,
 )
 from scripts.networks import VariationalAutoencoder, sample
+from scripts.reading import HeartReader
 
 ATTRIBUTES = "attributes"
 CODES = "codes"
@@ -208,7 +209,10 @@ class AutoencoderTrainer(SupervisedTrainer):
         loss_function.to(device)
         if change_loss:
             change_loss.to(device)
+        self.reader = change_loss.reader if change_loss else None
         share_weights(self.network)
+        if self.reader:
+            share_weights(self.reader)
         if device.type == "cpu":
             keep_freed_memory()
         self.compiled = compile
@@ -252,7 +256,19 @@ class AutoencoderTrainer(SupervisedTrainer):
             if len(batch.parts) > 1:
                 with torch.no_grad():
                     batch.codes = gather_rows(torch.cat([self._encode(part)[0] for part in batch.parts]))
+        if self.reader:
+            self._teach(self.reader, batch)
         return batch
+
+    @staticmethod
+    def _teach(reader: HeartReader, batch: Batch) -> None:
+        """One step of the reader, on the scans of the batch."""
+        reader.optimizer.zero_grad(set_to_none=True)
+        blur = reader.draw_blur(batch.parts[0].image.device)
+        for part in batch.parts:
+            (reader.scan_error(part.image, blur).mean() * part.share).backward()
+        average_gradients(reader.parameters())
+        reader.optimizer.step()
 
     def _scale(self, batch: Batch) -> float:
         """s = 1/N, with the N values of an image."""

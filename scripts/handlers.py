@@ -22,12 +22,14 @@ from torch.utils.tensorboard import SummaryWriter
 
 from scripts.engines import CODES, TERMS
 from scripts.figures import reconstruction_figure, traversal_figure
+from scripts.metrics import active_units
 from scripts.networks import VariationalAutoencoder
 from scripts.storage import atomic_path, output_folder
 from scripts.views import View, as_view
 
 # exp(-16) is the relative resolution of float32: below it, the adversarial term no longer changes the encoder's loss.
 VANISHED = -16.0
+EXPLODED = 50.0  # nats per dimension: that of a code ten standard deviations off the mean
 
 
 class EpochSeed:
@@ -87,16 +89,17 @@ def stacked(values: Iterable[torch.Tensor | float]) -> torch.Tensor:
 
 
 class LossGuard:
-    """Stop at a loss that is not finite, and warn when the adversarial gradient has vanished for an epoch.
+    """Stop at a loss that is not finite; warn when the divergence explodes or the adversarial gradient has vanished.
 
     Losses are read from the device at intervals only, since each reading makes the host wait for the device.
 
     Args:
         interval: iterations between two readings; the end of an epoch is one in any case.
+        latent_dim: dimensions of a code.
     """
 
-    def __init__(self, interval: int = 1) -> None:
-        self.interval = interval
+    def __init__(self, interval: int = 1, latent_dim: int = 128) -> None:
+        self.interval, self.latent_dim = interval, latent_dim
 
     def attach(self, engine: Engine) -> None:
         """Register with the trainer."""
@@ -105,11 +108,13 @@ class LossGuard:
         engine.add_event_handler(Events.ITERATION_COMPLETED(every=self.interval), self.check_finite)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.check_finite)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.check_adversarial)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.check_divergence)
 
     def start(self, engine: Engine) -> None:
         """Forget the epoch before."""
         self.unread: list[torch.Tensor] = []
         self.adversarial: list[float] = []
+        self.divergences: list[float] = []
 
     def collect(self, engine: Engine) -> None:
         """Keep one iteration's terms on the device."""
@@ -130,6 +135,7 @@ class LossGuard:
                     "help, look for extreme values in the attributes."
                 )
             self.adversarial += [value for name, value in terms.items() if name.startswith("log_exp_elbo")]
+            self.divergences += [value for name, value in terms.items() if name == "kl_real"]
 
     def check_adversarial(self, engine: Engine) -> None:
         """Warn when exp(log_exp_elbo) was below float32's resolution in every iteration, for both kinds of images."""
@@ -140,6 +146,48 @@ class LossGuard:
                 "Lower --beta_neg or the reconstruction weights.",
                 stacklevel=2,
             )
+
+    def check_divergence(self, engine: Engine) -> None:
+        """Warn when the codes of scans have left N(0, I) far behind, in the mean over an epoch."""
+        kl = np.mean(self.divergences or 0.0)
+        if kl > EXPLODED * self.latent_dim:
+            warnings.warn(
+                f"the divergence explodes: kl_real is {kl:.3g} in epoch {engine.state.epoch}, over {EXPLODED:g} for each "
+                f"of {self.latent_dim} dimensions, so that what is decoded from N(0, I) resembles no scan. Raise --beta_kl, or "
+                "lower --learning_rate or --gamma.",
+                stacklevel=2,
+            )
+
+
+class CollapseGuard:
+    """Warn when codes no longer tell subjects apart, at a validation and at the one before it.
+
+    Attach it to the evaluator of the validation, behind ``CodeCollector``.
+
+    Args:
+        needed: dimensions that have to be active at least, such as the number of attributes.
+    """
+
+    def __init__(self, needed: int) -> None:
+        self.needed, self.before = max(1, needed), False
+
+    def attach(self, engine: Engine) -> None:
+        """Register with the evaluator."""
+        engine.add_event_handler(Events.COMPLETED, self.look)
+
+    def look(self, engine: Engine) -> None:
+        """Count the active dimensions; the first epochs of a training may have none."""
+        codes = torch.cat(engine.state.codes).numpy()
+        active = active_units(codes) if len(codes) > 1 else self.needed
+        collapsed = active < self.needed
+        if collapsed and self.before:
+            warnings.warn(
+                f"posterior collapse: of {codes.shape[1]} dimensions, {active} vary among the {len(codes)} validation "
+                f"subjects in epoch {engine.state.epoch}, and at least {self.needed} should; the decoder passes over the "
+                "codes. Lower --beta_kl, or raise --mse_weight.",
+                stacklevel=2,
+            )
+        self.before = collapsed
 
 
 class ShortScans:

@@ -136,6 +136,21 @@ def soft_cross_entropy(prediction: torch.Tensor, target: torch.Tensor) -> torch.
     return -(shares[1] * log_prediction).sum(2).flatten(1).mean(1)
 
 
+def segmentation_loss(prediction: torch.Tensor, target: torch.Tensor, view: View) -> torch.Tensor:
+    """S: soft Dice loss, mean of the phases, and cross-entropy of the occupancy maps among all channels, per sample.
+
+    Args:
+        prediction, target: (B, C, H, W).
+        view: of the channels, with maps.
+
+    Returns:
+        (B,).
+    """
+    maps = [full_precision(view.slice_maps(values)) for values in (prediction, target)]
+    dice = torch.stack([soft_dice_loss(*of_phase) for of_phase in zip(*(m.unbind(1) for m in maps), strict=True)])
+    return dice.mean(0) + soft_cross_entropy(*(m.flatten(1, 2) for m in maps))
+
+
 class ReconstructionLoss(nn.Module):
     """L_r(x, x̂) = mse_weight * sum (x - x̂)² + N * (perceptual_weight * P(x, x̂) + segmentation_weight * S), per sample.
 
@@ -174,7 +189,9 @@ class ReconstructionLoss(nn.Module):
         """Errors (B,) of predictions (B, C, H, W); without ``maps``, of their images alone."""
         error = full_precision(target.new_zeros(len(target)))
         if maps and self.segmentation_weight and self.view is not None and self.view.mapped:
-            error = error + self.segmentation_weight * self.image_values(target) * self.segmentation(prediction, target)
+            error = error + self.segmentation_weight * self.image_values(target) * segmentation_loss(
+                prediction, target, self.view
+            )
         prediction, target = self.images(prediction), self.images(target)
         if self.mse_weight:
             error = error + self.mse_weight * squared_distance(prediction, target)
@@ -189,12 +206,6 @@ class ReconstructionLoss(nn.Module):
     def image_values(self, target: torch.Tensor) -> int:
         """N: how many values the images of a sample have, of all channels (B, C, H, W)."""
         return self.images(target)[0].numel()
-
-    def segmentation(self, prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """S: soft Dice loss and cross-entropy of the maps among all channels, (B,)."""
-        maps = [full_precision(self.view.slice_maps(values)) for values in (prediction, target)]
-        dice = torch.stack([soft_dice_loss(*of_phase) for of_phase in zip(*(m.unbind(1) for m in maps), strict=True)])
-        return dice.mean(0) + soft_cross_entropy(*(m.flatten(1, 2) for m in maps))
 
     def per_value(self, prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """s * L_r, averaged over the batch: a number that can be compared between image sizes."""

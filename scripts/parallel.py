@@ -24,6 +24,8 @@ import joblib
 from joblib.externals.loky import ProcessPoolExecutor, get_reusable_executor
 from tqdm import tqdm
 
+from scripts.storage import StorageError
+
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
@@ -91,6 +93,7 @@ def parallel_map(
 
     Raises:
         ConnectionError, FileNotFoundError, ModuleNotFoundError, ValueError: for a cluster that cannot be used.
+        StorageError: from the function.
     """
     if not items:
         return
@@ -130,9 +133,14 @@ def result_of(pool: Pool, function: Callable[[Any], Any], item: Any, future: Any
 
 
 def attempt(function: Callable[[Any], Any], item: Any) -> Any:
-    """Apply the function; an exception becomes a ``Failed``, since not every exception can be pickled."""
+    """Apply the function; an exception becomes a ``Failed``, since not every exception can be pickled.
+
+    A ``StorageError`` is raised: what nobody can write is no fault of an item.
+    """
     try:
         return function(item)
+    except StorageError:
+        raise
     except Exception as error:
         return Failed(described(error))
 

@@ -3,14 +3,34 @@
 from __future__ import annotations
 
 import csv
+import errno
+import glob
 import json
 import os
 import socket
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+PART = f".part-{socket.gethostname()}-"  # what the names of this machine's half-written files begin with
+# What a file system or a limit of the process refuses: no other file of the folder would fare better.
+REMEDIES = {
+    errno.ENOSPC: "make room on its disk",
+    errno.EDQUOT: "make room within the quota",
+    errno.EFBIG: "raise the limit on the size of files (ulimit -f)",
+    errno.EMFILE: "raise the limit on open files (ulimit -n)",
+    errno.ENFILE: "close other programs, which have too many files open",
+    errno.EROFS: "make its file system writable",
+    errno.ENOENT: "bring its folder back, which was there before",
+    errno.ENOTCONN: "mount its file system again",
+    errno.ESTALE: "mount its file system again",
+}
+
+
+class StorageError(OSError):
+    """A folder takes no files, whatever they are."""
 
 
 @contextmanager
@@ -19,20 +39,54 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
 
     The temporary name keeps the suffixes, since writers such as nibabel choose the format by them. It names machine and
     process, since several of a cluster may write the same file.
+
+    Raises:
+        StorageError: where nothing can be written, naming the file and what to do.
     """
     target = Path(path)
-    part = target.with_name(f".part-{socket.gethostname()}-{os.getpid()}-{target.name}")
+    part = target.with_name(f"{PART}{os.getpid()}-{target.name}")
     try:
-        yield part
-        with open(part, "rb+") as file:
-            os.fsync(file.fileno())
-        part.replace(target)
+        with explained(target):
+            yield part
+            with open(part, "rb+") as file:
+                os.fsync(file.fileno())
+            part.replace(target)
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):  # which would hide what went wrong before
+            part.unlink(missing_ok=True)
+
+
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turn what a file system refuses while ``path`` is written into a ``StorageError``."""
+    try:
+        yield
+    except Exception as error:
+        number = refusal(error, path.parent)
+        if number is None:
+            raise
+        raise StorageError(
+            number,
+            f"'{path}' cannot be written ({os.strerror(number)}): {REMEDIES[number]}, or name another folder. The same "
+            "command then goes on where this one stopped",
+        ) from error
+
+
+def refusal(error: BaseException | None, folder: Path) -> int | None:
+    """The number of the first error of a file system that has led to another one, in ``REMEDIES``; None without one.
+
+    PyTorch answers to a full disk with errors of its own kind, in whose context the first one stands.
+    """
+    found = None
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in REMEDIES:
+            found = error.errno
+        error = error.__cause__ or error.__context__
+    return None if found == errno.ENOENT and folder.is_dir() else found
 
 
 def output_folder(path: str | os.PathLike, key: str = "output_dir") -> Path:
-    """Create a folder for results and make sure that it can be written to.
+    """Create a folder for results, make sure that it can be written to, and clear it of what killed processes left.
 
     Raises:
         PermissionError, NotADirectoryError: naming the folder and the config key that chose it.
@@ -42,11 +96,30 @@ def output_folder(path: str | os.PathLike, key: str = "output_dir") -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):  # of a name of its own: others may try the same folder just now
             pass
+        remove_leftovers(folder)
     except (FileExistsError, NotADirectoryError) as error:
         raise NotADirectoryError(f"{key} '{folder}' is or lies under a file; name a folder with --{key}.") from error
     except OSError as error:
         raise PermissionError(f"{key} '{folder}' cannot be written to ({error}); name another with --{key}.") from error
     return folder
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the half-written files of processes of this machine that are no more."""
+    for part in folder.glob(f"{glob.escape(PART)}*"):
+        process = part.name.removeprefix(PART).partition("-")[0]
+        if process.isdecimal() and not alive(int(process)):
+            part.unlink(missing_ok=True)
+
+
+def alive(process: int) -> bool:
+    """Whether there is a process of this number; where the system cannot tell, there is one."""
+    try:
+        return os.name != "posix" or os.kill(process, 0) is None
+    except ProcessLookupError:
+        return False
+    except OSError:  # it is somebody else's
+        return True
 
 
 def file_state(path: str | os.PathLike) -> tuple[int, int]:

@@ -258,7 +258,7 @@ def test_crops_and_their_augmentation_are_those_of_the_memory_to_the_last_bit(co
         ]
     )
     seen = []
-    for dataset in (CacheDataset(items, transform, progress=False), cached_dataset(items, transform, tmp_path)):
+    for dataset in (cached_dataset(items, transform, None), cached_dataset(items, transform, tmp_path)):
         set_rnd(dataset, 5)
         seen.append([each for _ in range(3) for each in dataset])
     for memory, disk in zip(*seen, strict=True):
@@ -387,4 +387,12 @@ def test_workers_that_persist_draw_in_each_epoch_what_a_resumed_training_draws(t
     assert whole == epochs(tmp_path, 3, persistent=False)
     assert whole[6:] == epochs(tmp_path, 3, first=2)
     assert whole[:3] != whole[3:6]
-    assert len({value for batch in whole for value in batch}) == 45  # no two workers draw the same
+    assert len({value for batch in whole for value in batch}) == 45  # no two subjects draw the same
+
+
+@pytest.mark.parametrize("folder", ["cache", None])
+def test_any_number_of_workers_gives_the_same(folder, tmp_path):
+    folder = folder and tmp_path / folder
+    alone = epochs(folder, 2, workers=0)
+    assert alone == epochs(folder, 2, workers=2)
+    assert alone == epochs(folder, 2, workers=3, persistent=False)

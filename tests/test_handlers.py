@@ -9,7 +9,7 @@ from ignite.engine import Engine, Events
 from monai.data import DataLoader, Dataset
 from monai.transforms import RandGaussianNoise
 
-from scripts.handlers import CodeCollector, EpochSeed, LinearDecay, LossGuard, Pictures, ShortScans
+from scripts.handlers import CodeCollector, CollapseGuard, EpochSeed, LinearDecay, LossGuard, Pictures, ShortScans
 from scripts.networks import VariationalAutoencoder
 from scripts.views import View
 
@@ -63,8 +63,36 @@ def test_vanished_adversarial_gradient_is_reported():
         engine_with(terms).run([0], max_epochs=1)
 
 
+def test_an_exploding_divergence_is_reported():
+    with pytest.warns(UserWarning, match=r"divergence explodes: kl_real is 7e\+03 in epoch 1, over 50 .*--beta_kl"):
+        engine_with({"kl_real": 7000.0}).run([0], max_epochs=1)
+
+
+def validated(codes):
+    """Warnings of as many validations as there are sets of codes."""
+    engine = Engine(lambda engine, batch: {"codes": batch})
+    CodeCollector().attach(engine)
+    CollapseGuard(2).attach(engine)
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        for epoch, each in enumerate(codes, start=1):  # as the trainer runs its evaluator
+            engine.state.epoch = epoch - 1
+            engine.run([each], max_epochs=epoch)
+    return [str(warning.message) for warning in found]
+
+
+def test_codes_that_collapse_are_reported_once_they_stay_so():
+    varied = torch.tensor([[0.0, 0.0, 1.0], [1.0, 1.0, 1.0], [0.0, 1.0, 1.0]])
+    flat = torch.tensor([[0.0, 0.0, 1.0], [1.0, 0.05, 1.0], [0.0, 0.05, 1.0]])
+    assert validated([flat, varied, flat, varied]) == []
+    (message,) = validated([varied, flat, flat])
+    assert message.startswith("posterior collapse: of 3 dimensions, 1 vary among the 3 validation subjects in epoch 3")
+    assert "--beta_kl" in message
+    assert validated([flat[:1], flat[:1]]) == []  # one subject tells nothing
+
+
 @pytest.mark.parametrize(
-    "terms", [{"kl_real": 1.0}, {"log_exp_elbo_reconstructed": -2.0, "log_exp_elbo_generated": -40.0}]
+    "terms", [{"kl_real": 6000.0}, {"log_exp_elbo_reconstructed": -2.0, "log_exp_elbo_generated": -40.0}]
 )
 def test_no_false_alarm(terms, recwarn):
     engine_with(terms).run([0], max_epochs=1)

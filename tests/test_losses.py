@@ -168,7 +168,7 @@ def test_maps_add_a_term_and_leave_those_of_the_images():
 
 
 def test_segmentation_weight_of_zero_computes_nothing(monkeypatch):
-    monkeypatch.setattr("scripts.losses.ReconstructionLoss.segmentation", None)
+    monkeypatch.setattr("scripts.losses.segmentation_loss", None)
     assert ReconstructionLoss(1, view=MAPPED)(heart_with_maps(), heart_with_maps()) == 0
 
 

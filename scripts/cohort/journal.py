@@ -14,7 +14,7 @@ from scripts.cohort.examine import examine_all
 from scripts.cohort.layout import MASKS
 from scripts.cohort.quality import QualityRules
 from scripts.parallel import Failed, Workers
-from scripts.storage import file_state
+from scripts.storage import explained, file_state
 
 EXAMINATION = 3  # raise it when rows are made in another way, so that no row of an older journal is reused
 
@@ -39,8 +39,9 @@ def examine_changed(
                 continue
             known[key] = compact(row)
             # The newline comes first, so that a line torn by a kill cannot spoil the one after it.
-            file.write("\n" + json.dumps({"key": key, "row": row}))
-            file.flush()
+            with explained(journal):
+                file.write("\n" + json.dumps({"key": key, "row": row}))
+                file.flush()
     return [known[key] for key in keys]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,10 +16,9 @@ from scripts.inference.loading import FAILURES, Failure
 from scripts.inference.page import Page
 from scripts.inference.records import Records
 from scripts.inference.results import attribute_row, code_row, result_of
-from scripts.storage import output_folder
+from scripts.storage import StorageError, output_folder
 from scripts.views import View, as_view, map_labels
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 SEGMENTATION = "segmentation"
 VOLUMES = {"pred": "reconstruction", "difference": "difference"}  # of the evaluator's output -> name of the file
 
@@ -78,12 +76,8 @@ class SubjectWriter(ABC):
 
     def stop_where_nothing_can_be_written(self, error: Exception) -> None:
         """Raise when an error is one of the folder or the disk and not of a subject."""
-        if isinstance(error, OSError) and error.errno in FULL:
-            raise OSError(
-                error.errno,
-                f"the disk of output_dir '{self.records.folder}' takes no more ({error.strerror}). Make room, or write "
-                "less with --volumes False; the same command goes on where this one stopped",
-            ) from error
+        if isinstance(error, StorageError):
+            raise error
         output_folder(self.records.folder)
 
 

@@ -1,6 +1,7 @@
 """Interpretability metrics: the public protocols. What they are made of lies in the modules beside."""
 
 from scripts.metrics.protocols import (
+    active_units,
     held_out_r2,
     mean_spearman,
     paper_intervals,
@@ -12,6 +13,7 @@ from scripts.metrics.protocols import (
 )
 
 __all__ = [
+    "active_units",
     "held_out_r2",
     "mean_spearman",
     "paper_intervals",

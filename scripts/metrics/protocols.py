@@ -364,6 +364,11 @@ def _partial_jackknife(
     return value, np.array(replicates)
 
 
+def active_units(codes: np.ndarray) -> int:
+    """How many dimensions of codes (N, D) vary by more than 0.01 (variance) over the subjects (Burda et al. 2016)."""
+    return int(_active_units(codes, _once(codes)).item())
+
+
 def _active_units(codes: np.ndarray, weights: np.ndarray) -> np.ndarray:
     centered = codes - codes.mean(axis=0)
     variance = weights @ np.square(centered) / codes.shape[0] - np.square(weights @ centered / codes.shape[0])

@@ -36,6 +36,7 @@ SECTIONS = {
     "memory": "Memory of a training step",
     "parallel": "Training on several devices",
     "gpu": "Training step on a GPU",
+    "soak": "Soak: four methods from many seeds",
 }
 INTRODUCTION = """# Benchmarks
 

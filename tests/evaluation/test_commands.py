@@ -30,12 +30,12 @@ def cohort(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def study(cohort):
-    """All methods and two of the inputs from one command."""
+    """All methods on one phase from one command; the commands of the documents run both phases."""
     code, text = bundle(
         *("run", "study.json"),
         **{"dataset_dir": str(cohort / "scans"), "datalist": str(cohort / "datalist.json")},
         **{"output_dir": str(cohort / "study"), "overlays": ["compact.json"], "seeds": [0], "overrides": TINY},
-        **{"inputs": {"ED+ES": [], "ES": ["es.json"]}, "workers": 2},
+        **{"inputs": {"ES": ["es.json"]}, "workers": 2},
     )
     assert code == 0, text[-3000:]
     return cohort / "study"
@@ -44,25 +44,24 @@ def study(cohort):
 @pytest.mark.slow
 def test_all_methods_stand_in_one_table(study):
     text = (study / "study.md").read_text()
-    assert text.startswith("# Study\n\n8 of 8 runs.")
-    for phases in ("ED+ES", "ES"):
-        part = text.split(f"## Input {phases}\n")[1].split("\n## Input")[0]
-        for method in ("AR-SIVAE", "SIVAE", "Attri-VAE", "β-VAE"):
-            assert part.count(f"\n| {method} |") >= 3  # reconstruction and both protocols
-        for row in ("noise", "heart size", "oracle", "supervised ceiling"):
-            assert f"| *{row}* |" in part
-        assert "n/a" not in part.split("sound protocol")[0]
+    assert text.startswith("# Study\n\n4 of 4 runs.")
+    part = text.split("## Input ES\n")[1]
+    for method in ("AR-SIVAE", "SIVAE", "Attri-VAE", "β-VAE"):
+        assert part.count(f"\n| {method} |") >= 3  # reconstruction and both protocols
+    for row in ("noise", "heart size", "oracle", "supervised ceiling"):
+        assert f"| *{row}* |" in part
+    assert "n/a" not in part.split("sound protocol")[0]
     tests = {(row["input"], row["method"]) for row in read_csv(study / "tests.csv")}
     assert ("ES", "β-VAE") in tests
 
 
 @pytest.mark.slow
 def test_an_evaluation_writes_what_it_promises(study):
-    folder = study / "ar_sivae_ed_es_seed_0" / "eval"
+    folder = study / "ar_sivae_es_seed_0" / "eval"
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics["description"]["method"] == "AR-SIVAE"
     assert metrics["subjects"]["test"] >= 10
-    assert set(metrics["images"]) == {"All", "ED", "ES"}
+    assert set(metrics["images"]) == {"All", "ES"}
     assert {"value", "low", "high"} <= set(metrics["interpretability"]["sound"]["model"]["partial_scc"])
     assert {path.stem for path in (folder / "figures").iterdir()} == FIGURES
     assert "Reconstruction (layout of Table 1)" in (folder / "tables.md").read_text()
@@ -94,15 +93,15 @@ def test_the_ceiling_learns_from_training_subjects_only():
 
 @pytest.mark.slow
 def test_methods_without_attribute_loss_have_no_walks(study):
-    assert not (study / "sivae_ed_es_seed_0" / "eval" / "figures" / "walks.png").exists()
+    assert not (study / "sivae_es_seed_0" / "eval" / "figures" / "walks.png").exists()
 
 
 @pytest.mark.slow
 def test_a_ceiling_serves_all_methods_of_an_input(study):
-    assert len(list(study.glob("ceiling_*/ceiling.pt"))) == 2
+    assert len(list(study.glob("ceiling_*/ceiling.pt"))) == 1
     logs = {path.parent.name: "Training the ceiling" in path.read_text() for path in study.glob("*/run.log")}
-    assert sum(logs.values()) == 2
-    assert logs["ar_sivae_ed_es_seed_0"]
+    assert sum(logs.values()) == 1
+    assert logs["ar_sivae_es_seed_0"]
 
 
 WHOLE = ("train.json", "compact.json", "attri_vae.json", "residual.json", "stack.json", "anatomy.json")

@@ -17,6 +17,7 @@ from scripts.inference.items import find_items
 from scripts.inference.loading import FAILURES, Failure
 from scripts.inference.records import Records
 from scripts.inference.writers import ResultsWriter, write_volumes
+from scripts.storage import StorageError
 from tests.conftest import ROOT
 from tests.inference.examples import NAMES, encoded
 
@@ -60,10 +61,10 @@ def test_a_subject_that_fails_stops_no_other(problem, tmp_path, monkeypatch):
 
 def test_a_full_disk_stops_the_run(tmp_path, monkeypatch):
     def full(*arguments):
-        raise OSError(errno.ENOSPC, "No space left on device")
+        raise StorageError(errno.ENOSPC, "cannot be written")
 
     monkeypatch.setattr(writers, "write_volumes", full)
-    with pytest.raises(OSError, match=r"takes no more.*--volumes False"):
+    with pytest.raises(StorageError, match="cannot be written"):
         run(writer(tmp_path, volumes=True), "a")
 
 

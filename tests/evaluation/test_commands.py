@@ -67,8 +67,8 @@ def test_an_evaluation_writes_what_it_promises(study):
     assert "Reconstruction (layout of Table 1)" in (folder / "tables.md").read_text()
     rows = read_csv(folder / "subjects.csv")
     assert {row["section"] for row in rows} == {"training", "test"}
-    assert all(float(row["SSIM_ED"]) <= 1 for row in rows if row["section"] == "test")
-    assert {"LVEDV", "z0", "z7"} <= set(rows[0])
+    assert all(float(row["SSIM_ES"]) <= 1 for row in rows if row["section"] == "test")
+    assert {"LVESV", "z0", "z7"} <= set(rows[0])
 
 
 @pytest.mark.slow

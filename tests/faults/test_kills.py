@@ -37,7 +37,7 @@ def test_killed_at_random_moments_and_run_again_equals_undisturbed(step, undistu
 
 @pytest.mark.slow
 @pytest.mark.parametrize("step", STEPS)
-def test_every_output_is_written_beside_its_place_and_flushed_first(step, undisturbed, tmp_path):
+def test_every_output_is_flushed_beside_its_place_and_the_same_each_time(step, undisturbed, tmp_path):
     output, found = tmp_path / "output", tmp_path / "found"
     copy(undisturbed.before[step], output)
     status, text = run(undisturbed.commands[step].into(output), tmp_path / "log", partial(watch_writes, output, found))
@@ -45,3 +45,4 @@ def test_every_output_is_written_beside_its_place_and_flushed_first(step, undist
     lines = found.read_text().splitlines()
     assert [line for line in lines if line.startswith("renamed")], "nothing was seen"
     assert [line for line in lines if not line.startswith("renamed")] == []
+    assert contents(output) == contents(undisturbed.after[step])  # to the last bit, unlike what was interrupted

@@ -152,9 +152,9 @@ class LossGuard:
         kl = np.mean(self.divergences or 0.0)
         if kl > EXPLODED * self.latent_dim:
             warnings.warn(
-                f"the divergence explodes: kl_real is {kl:.3g} in epoch {engine.state.epoch}, over {EXPLODED:g} for each "
-                f"of {self.latent_dim} dimensions, so that what is decoded from N(0, I) resembles no scan. Raise --beta_kl, or "
-                "lower --learning_rate or --gamma.",
+                f"the divergence explodes: kl_real is {kl:.3g} in epoch {engine.state.epoch}, over {EXPLODED:g} for "
+                f"each of {self.latent_dim} dimensions, so that what is decoded from N(0, I) resembles no scan. Raise "
+                "--beta_kl, or lower --learning_rate or --gamma.",
                 stacklevel=2,
             )
 
@@ -183,8 +183,8 @@ class CollapseGuard:
         if collapsed and self.before:
             warnings.warn(
                 f"posterior collapse: of {codes.shape[1]} dimensions, {active} vary among the {len(codes)} validation "
-                f"subjects in epoch {engine.state.epoch}, and at least {self.needed} should; the decoder passes over the "
-                "codes. Lower --beta_kl, or raise --mse_weight.",
+                f"subjects in epoch {engine.state.epoch}, and at least {self.needed} should; the decoder passes over "
+                "the codes. Lower --beta_kl, or raise --mse_weight.",
                 stacklevel=2,
             )
         self.before = collapsed

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import time
 from pathlib import Path
+
+from scripts.storage import StorageError
 
 
 def square(number):
@@ -31,6 +34,12 @@ def no_square_of_7(number, folder):
     first_time(f"{number} {time.monotonic_ns()}", folder)
     if number == 7:
         raise KeyError("seven")
+    return square(number)
+
+
+def nowhere_to_write_7(number):
+    if number == 7:
+        raise StorageError(errno.ENOSPC, "no room for 7")
     return square(number)
 
 

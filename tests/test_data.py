@@ -16,6 +16,7 @@ from monai.transforms import Compose, RandAdjustContrastd, RandGaussianNoise, Ra
 from scripts.cohort.datalist import load_items
 from scripts.cohort.layout import SubjectError
 from scripts.data import (
+    STALLED,
     DiskCacheDataset,
     ReproducibleLoader,
     cache_folder,
@@ -396,3 +397,8 @@ def test_any_number_of_workers_gives_the_same(folder, tmp_path):
     alone = epochs(folder, 2, workers=0)
     assert alone == epochs(folder, 2, workers=2)
     assert alone == epochs(folder, 2, workers=3, persistent=False)
+
+
+def test_a_worker_that_gives_nothing_is_not_waited_for_for_ever():
+    assert ReproducibleLoader(MANY, num_workers=1).timeout == STALLED
+    assert ReproducibleLoader(MANY).timeout == 0  # there is nobody to wait for, and torch refuses another number

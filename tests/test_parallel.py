@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 
 from scripts.parallel import Failed, Workers, parallel_map
+from scripts.storage import StorageError
 from tests.conftest import ROOT
 from tests.tasks import (
     die_at_7,
     die_once_at_7,
     no_square_of_7,
+    nowhere_to_write_7,
     square,
     square_at_second_attempt,
     threads,
@@ -54,6 +56,12 @@ def test_what_fails_twice_is_told_and_the_others_go_on(workers, tmp_path):
     assert isinstance(failed, Failed)
     assert failed.reason.startswith("unexpected KeyError: 'seven' (tasks.py, line ")
     assert len(list(tmp_path.glob("7 *"))) == 2
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_full_disk_is_no_fault_of_an_item_and_stops_all(workers):
+    with pytest.raises(StorageError, match="no room for 7"):
+        mapped(nowhere_to_write_7, NUMBERS, workers)
 
 
 def test_a_dead_process_takes_nothing_with_it(tmp_path):

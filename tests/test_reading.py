@@ -114,4 +114,7 @@ def test_a_resumed_training_goes_on_with_its_reader(tmp_path):
         trainer, tmp_path / "last.pt"
     )
     assert all(torch.equal(state[name], value) for name, value in other.state_dict().items())
-    assert all(torch.equal(steps[key]["exp_avg"], value["exp_avg"]) for key, value in other.optimizer.state_dict()["state"].items())
+    assert all(
+        torch.equal(steps[key]["exp_avg"], value["exp_avg"])
+        for key, value in other.optimizer.state_dict()["state"].items()
+    )

@@ -1,8 +1,13 @@
 from __future__ import annotations
 
+import errno
+import os
+import subprocess
+import sys
+
 import pytest
 
-from scripts.storage import atomic_path, output_folder, read_csv, write_csv, write_json
+from scripts.storage import PART, StorageError, atomic_path, output_folder, read_csv, write_csv, write_json
 
 
 def test_an_error_leaves_the_old_file_and_no_remains(tmp_path):
@@ -56,3 +61,37 @@ def test_a_row_that_is_too_long_is_named(tmp_path):
     (tmp_path / "a.csv").write_text("subject,age\nx,3\ny,4,5\n")
     with pytest.raises(ValueError, match=r"line 3 of .*a\.csv' has more cells"):
         read_csv(tmp_path / "a.csv")
+
+
+def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path):
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    gone, mine = tmp_path / f"{PART}{ended.pid}-a.csv", tmp_path / f"{PART}{os.getpid()}-b.csv"
+    others = [tmp_path / f".part-another-machine-{ended.pid}-c.csv", tmp_path / f"{PART}x-d.csv", mine]
+    for path in (gone, *others):
+        path.touch()
+    output_folder(tmp_path)
+    assert not gone.exists()
+    assert all(path.exists() for path in others)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ESTALE])
+def test_what_a_disk_refuses_is_told_with_the_file_and_what_to_do(number, tmp_path):
+    with pytest.raises(
+        StorageError, match=rf"'{tmp_path}/a.pt' cannot be written \(.*\): .*The same command"
+    ) as caught:
+        with atomic_path(tmp_path / "a.pt"):
+            try:
+                raise OSError(number, "refused")
+            except OSError:
+                raise RuntimeError("as PyTorch does")  # noqa: B904 - it names no cause either
+    assert caught.value.errno == number
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_is_not_there_to_be_read_is_no_fault_of_the_folder(tmp_path):
+    with pytest.raises(FileNotFoundError) as caught, atomic_path(tmp_path / "a.csv"):
+        (tmp_path / "missing").read_text()
+    assert not isinstance(caught.value, StorageError)
+    with pytest.raises(StorageError, match="bring its folder back"), atomic_path(tmp_path / "lost" / "a.csv") as part:
+        part.touch()

@@ -35,8 +35,8 @@ WARNINGS = {
 NOTE = (
     "Made by `make soak`: each method trained from {seeds} seeds, `compact.json` and `phantom.json` with {epochs} "
     "epochs, the introspective ones with generated images from epoch {first} on, on {subjects} phantoms. Ended are the "
-    "trainings that reached their last epoch; not finite are those that stopped at a loss, a weight or a metric that is "
-    "no number; the warnings are counted by trainings that gave them at least once. Loss and SCC are those of the "
+    "trainings that reached their last epoch; not finite are those that stopped at a loss, weight or metric that is no "
+    "number; the warnings are counted by trainings that gave them at least once. Loss and SCC are those of the "
     "validation in the last epoch, mean ± 95 % interval (Student's t) over seeds."
 )
 

@@ -58,14 +58,16 @@ class SubjectWriter(ABC):
     def write_batch(self, engine: Engine) -> None:
         """Write one decollated batch."""
         for batch, output in zip(engine.state.batch, engine.state.output, strict=True):
-            item = self.items[batch["subject"]]
+            item, problem = self.items[batch["subject"]], None
             try:
                 rows = self.write(item, {**batch, **output})
                 self.records.write(item, rows)
                 self.written += 1
             except self.failing as error:
-                self.stop_where_nothing_can_be_written(error)
-                self.failures.append(Failure(item["subject"], str(error)))
+                problem = error
+            if problem:  # here and not above: what is raised then would be told with the subject's path behind it
+                self.stop_where_nothing_can_be_written(problem)
+                self.failures.append(Failure(item["subject"], str(problem)))
 
     @abstractmethod
     def write(self, item: Mapping[str, Any], output: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
@@ -83,7 +85,7 @@ class SubjectWriter(ABC):
                 error.errno,
                 f"the disk of output_dir '{self.records.folder}' takes no more ({error.strerror}). Make room, or write "
                 "less with --volumes False; the same command goes on where this one stopped",
-            ) from error
+            )
         output_folder(self.records.folder)
 
 

@@ -7,6 +7,7 @@ A subject is a folder that holds either one file per phase (``sa_ED.nii.gz``, ``
 from __future__ import annotations
 
 import os
+import re
 import warnings
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -81,8 +82,14 @@ def find_subjects(dataset_dir: str | os.PathLike, output_dir: str | os.PathLike 
 
 def _kinds(root: Path) -> str:
     """What lies in a folder, by kind: the names may be those of subjects, as of the UK Biobank's zips."""
-    counts = Counter("folder" if path.is_dir() else "".join(path.suffixes[-2:]) or "file" for path in root.iterdir())
+    counts = Counter("folder" if path.is_dir() else _ending(path.name) for path in root.iterdir())
     return ", ".join(f"{count} {kind}" for kind, count in counts.most_common(5)) or "nothing"
+
+
+def _ending(name: str) -> str:
+    """What the name of a file ends in, unless that may be a part of an identifier, as in those of DICOM."""
+    ending = re.search(r"(\.nii)?\.[a-z]{1,5}$", name)
+    return ending[0] if ending else "other"
 
 
 def phase_files(folder: Path, masks_dir: str | os.PathLike | None = None) -> dict[str, PhaseFiles]:

@@ -34,7 +34,9 @@ from scripts.cohort.phantom import write_cohort
 from scripts.cohort.prepare import prepare
 from scripts.data import cached_dataset
 from scripts.evaluation.report import refuse_overlap
+from scripts.inference.batch import infer
 from scripts.inference.items import find_items
+from scripts.inference.records import Records
 from scripts.inference.writers import SubjectWriter
 from scripts.packaging.__main__ import main as package
 from scripts.packaging.contents import objection
@@ -95,9 +97,9 @@ def names_somebody(data: bytes) -> bool:
     return any(word in layer.lower() for layer in layers(data) for word in spelled)
 
 
-def plant(scans: Path) -> None:
+def plant(scans: Path, subjects: int = SUBJECTS) -> None:
     """Phantoms under planted names: sound ones, some of which a warning is about, and some that are excluded."""
-    write_cohort(scans, subjects=SUBJECTS, seed=5, workers=1, **SMALL)
+    write_cohort(scans, subjects=subjects, seed=5, workers=1, **SMALL)
     rows = [row | {"subject": row["subject"].replace("phantom", NAME) + "_2_0"} for row in read_csv(scans / "info.csv")]
     names = [row["subject"] for row in rows]
     for folder, name in zip(sorted(scans.glob("phantom*")), names, strict=True):
@@ -264,6 +266,36 @@ def test_the_search_finds_names_wherever_they_are_packed(encoding):
     assert not names_somebody(png(chunk(b"zTXt", b"Title\0\0" + zlib.compress(b"nobody"))))
 
 
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory) -> Path:
+    """Few planted subjects, of every kind."""
+    scans = tmp_path_factory.mktemp("planted") / "scans"
+    plant(scans, subjects=7)
+    return scans
+
+
+def test_prepare_and_inference_name_nobody_but_in_their_tables(planted, tmp_path, capfd):
+    prepare(planted, tmp_path / "cohort", workers=1)
+    subjects = find_items(planted, tmp_path / "codes", workers=1)
+    records = Records(tmp_path / "codes", {}, {})
+    with pytest.raises(SystemExit):
+        infer(None, SimpleNamespace(records=records, failures=[], written=0, calibration=None), subjects, 0)
+    said = "".join(capfd.readouterr())
+    assert "excluded 1: no mask for sa_ES.nii.gz" in said
+    assert "No result for 3 subjects" in said
+    assert not names_somebody(said.encode())
+    local = (tmp_path / "cohort" / "cohort.csv", tmp_path / "codes" / "excluded.csv")
+    assert all(names_somebody(path.read_bytes()) for path in local)
+
+
+def test_a_warning_while_a_network_is_fed_names_nobody(planted, recwarn):
+    folder = sorted(planted.glob(f"{NAME}*"))[4]
+    image, mask = folder / "sa_ED.nii.gz", folder / "label_sa_ED.nii.gz"
+    LoadSubjectd(["ED"])({"image_ED": str(image), "mask_ED": str(mask), "frame_ED": None})
+    assert any("disagrees with the header's" in str(warning.message) for warning in recwarn)
+    assert not any(NAME in str(warning.message) for warning in recwarn)
+
+
 def small_cohort(folder: Path) -> Path:
     """Three planted subjects with their datalist."""
     write_cohort(folder / "scans", subjects=3, seed=1, workers=1, **SMALL)
@@ -320,10 +352,11 @@ def user_table(folder: Path, text: str, **options) -> None:
 
 
 def of_another_layout(folder: Path) -> None:
-    """Prepare a folder of zips."""
+    """Prepare a folder of other files."""
     for path in (folder / "scans").glob("*/*"):
         path.unlink()
-    (folder / "scans" / f"{NAME}9_20209_2_0.zip").touch()
+    for name in (f"{NAME}9_20209_2_0.zip", f"1.2.{NAME}", f"{NAME}.nii.gz"):
+        (folder / "scans" / name).touch()
     prepare(folder / "scans", folder / "again", workers=1)
 
 
@@ -341,7 +374,7 @@ MISTAKES = {
         lambda f: user_table(f, "subject,part\nNAME0001,x\n", split_column="subject"),
         "for 3 of 3 subjects",
     ),
-    "another layout": (of_another_layout, "Found: 3 folder, 1 .zip"),
+    "another layout": (of_another_layout, "Found: 3 folder, 1 "),
     "an unknown subject": (lambda f: find_items(f / "scans", f, subject="Nobody"), "is not among the 3 of"),
     "a full disk": (full_disk, "takes no more (No space left on device)"),
 }

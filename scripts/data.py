@@ -55,7 +55,7 @@ def cached_dataset(
             been done already needs none.
 
     Raises:
-        SubjectError: for a subject that cannot be preprocessed, naming it.
+        SubjectError: for a subject that cannot be preprocessed. Its name would stay in the log: ``run prepare`` tells.
         PermissionError, NotADirectoryError: when ``cache_dir`` cannot be written to.
     """
     if not cache_dir:

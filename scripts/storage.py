@@ -65,11 +65,16 @@ def explained(path: Path) -> Iterator[None]:
         number = refusal(error, path.parent)
         if number is None:
             raise
-        raise StorageError(
-            number,
-            f"'{path}' cannot be written ({os.strerror(number)}): {REMEDIES[number]}, or name another folder. The same "
-            "command then goes on where this one stopped",
-        ) from error
+        raise refused(path, number) from error
+
+
+def refused(path: Path, number: int) -> StorageError:
+    """The error that says what cannot be written, why, and what to do."""
+    return StorageError(
+        number,
+        f"'{path}' cannot be written ({os.strerror(number)}): {REMEDIES[number]}, or name another folder. The same "
+        "command then goes on where this one stopped",
+    )
 
 
 def refusal(error: BaseException | None, folder: Path) -> int | None:
@@ -145,12 +150,16 @@ def write_csv(path: str | os.PathLike, rows: Iterable[Mapping[str, Any]], column
 
 
 @contextmanager
-def csv_writer(path: str | os.PathLike, columns: Sequence[str]) -> Iterator[csv.DictWriter]:
-    """Yield a writer of CSV, which has written the given columns as its header."""
-    with atomic_path(path) as part, open(part, "w", newline="") as file:
+def csv_writer(path: str | os.PathLike, columns: Sequence[str], private: bool = False) -> Iterator[csv.DictWriter]:
+    """Yield a writer of CSV, which has written the given columns as its header; only its owner reads a private file."""
+    with atomic_path(path) as part, open(part, "w", newline="", opener=_open_private if private else None) as file:
         writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
         writer.writeheader()
         yield writer
+
+
+def _open_private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)  # and not chmod afterwards: until then, others could read it
 
 
 def read_csv(path: str | os.PathLike) -> list[dict[str, str]]:
@@ -168,3 +177,14 @@ def read_csv(path: str | os.PathLike) -> list[dict[str, str]]:
         if None in row:
             raise ValueError(f"line {number} of '{path}' has more cells than the header has columns.")
     return rows
+
+
+def repeated_lines(rows: Sequence[Mapping[str, str]], column: str) -> list[int]:
+    """Lines of a file that ``read_csv`` has read which have the same value in a column; none where all values differ.
+
+    They tell the reader of the file what its message, which may be a subject's name, does not.
+    """
+    lines: dict[str, list[int]] = {}
+    for line, row in enumerate(rows, start=2):
+        lines.setdefault(row[column], []).append(line)
+    return next((found for found in lines.values() if len(found) > 1), [])

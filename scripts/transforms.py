@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from functools import cache
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,6 +32,7 @@ from scripts.cohort.layout import LABELS, PHASES, SubjectError, read_image, read
 from scripts.inference.viewers import viewed_subject
 from scripts.views import LEVELS, View, as_view, checked_phases
 
+AGAIN = "run prepare again, which excludes such subjects, with the reason in cohort.csv"
 APICAL = 0.8  # of the way from the basal slice to the last that shows the LV: where the apical slice lies
 DUST = 1e-4  # a weight that only rounding gives to the slices beside a crop
 
@@ -57,7 +57,8 @@ class LoadSubjectd(Transform):
                 item[f"mask_{phase}"] = MetaTensor(torch.from_numpy(read_mask(mask, frame)[None]))
                 voxels, affine = read_image(image, frame)
             except SubjectError as error:
-                raise SubjectError(f"{Path(image).parent}: {error}; run prepare again to exclude it") from error
+                # Whose scan it is, prepare tells in cohort.csv, and no log. What lies behind the error has its path.
+                raise SubjectError(f"{error}; {AGAIN}") from SubjectError(str(error))
             meta = {"filename_or_obj": image}
             item[f"image_{phase}"] = MetaTensor(torch.from_numpy(voxels[None]), affine=affine, meta=meta)
         return item
@@ -102,8 +103,7 @@ class VentricleCropd(MapTransform, InvertibleTransform):
                 rows = rows_of(self.view, masks, phase, item[f"basal_slice_{phase}"], voxel[2])
                 placement = crop_to_voxel(mask, rows, voxel, self.spatial_size, self.spacing)
             except SubjectError as error:
-                scan = image.meta.get("filename_or_obj", phase)
-                raise SubjectError(f"{scan}: {error}; run prepare again") from error
+                raise SubjectError(f"{phase}: {error}; {AGAIN}") from error
             item[f"image_{phase}"] = self.crop(image, rows, voxel, placement)
             if phase in self.view.mapped:
                 maps = MetaTensor(occupancy(mask), affine=image.affine)

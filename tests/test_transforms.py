@@ -280,13 +280,13 @@ def test_a_crop_without_extent_is_refused(size, spacing, message):
         VentricleCropd(PHASES, size, spacing)
 
 
-def test_a_scan_that_broke_after_prepare_is_named(tmp_path, heart_mask):
+def test_a_scan_that_broke_after_prepare_is_told(tmp_path, heart_mask):
     path = tmp_path / "subject7" / "sa_ED.nii.gz"
     path.parent.mkdir()
     write_volume(path, heart_mask, oblique((1.8, 1.8, 10)))
     item = {"image_ED": str(path), "mask_ED": str(path), "frame_ED": None}
     path.write_bytes(path.read_bytes()[:-40])
-    with pytest.raises(SubjectError, match=r"subject7: sa_ED.*run prepare again"):
+    with pytest.raises(SubjectError, match=r"^sa_ED.*run prepare again"):
         LoadSubjectd(["ED"])(item)
 
 

@@ -22,7 +22,8 @@ def import_acdc(
     """Convert ACDC patients to the UKBB format and gather their ``Info.cfg`` in ``info.csv``.
 
     Voxels of images are copied as they are; labels are renamed to 1 LV, 2 myocardium, 3 RV; the affine, which ACDC
-    leaves at unit voxels, gets the header's spacing. A patient that cannot be read is named and skipped.
+    leaves at unit voxels, gets the header's spacing. A patient that cannot be read is skipped, with the reason in
+    ``import.csv``.
 
     Args:
         source_dir: folder with one ``patientNNN`` folder per patient (``Info.cfg``, ``*_frameFF.nii.gz``, ``*_gt``).

@@ -13,6 +13,7 @@ import numpy as np
 
 from scripts.cohort.attributes import AREAS, CARDIAC_OUTPUT, DERIVED, VOLUMES
 from scripts.cohort.layout import MASKS, PHASES, PREDICTED
+from scripts.cohort.privacy import without_name
 from scripts.cohort.split import SECTIONS
 from scripts.storage import write_json
 
@@ -167,19 +168,24 @@ def file_hash(datalist: str | os.PathLike) -> str:
 
 
 def check_items(items: Sequence[Any], datalist: Any) -> None:
-    """Raise for the first item that prepare did not write so, and for a subject that is named twice."""
-    names = set()
+    """Raise for the first item that prepare did not write so, and for a subject that is named twice.
+
+    Items are known by their numbers, which count from 0 through all sections: a log must name nobody.
+    """
+    names: dict[str, int] = {}
     for number, item in enumerate(items):
         wrong = wrong_keys(item) if isinstance(item, dict) else ["it is not an object"]
         if wrong:
-            name = item.get("subject") if isinstance(item, dict) else None
             raise ValueError(
-                f"item {number} (subject {name}) of datalist '{datalist}' is broken: {', '.join(wrong)}. Mend it, or "
-                "write the datalist again with 'run prepare'."
+                f"item {number} of datalist '{datalist}' (counted from 0 through all sections) is broken: "
+                f"{', '.join(wrong)}. Mend it, or write the datalist again with 'run prepare'."
             )
-        if item["subject"] in names:
-            raise ValueError(f"datalist '{datalist}' names subject {item['subject']} more than once; keep one of them.")
-        names.add(item["subject"])
+        first = names.setdefault(item["subject"], number)
+        if first != number:
+            raise ValueError(
+                f"datalist '{datalist}' names a subject more than once, as items {first} and {number} (counted from 0 "
+                "through all sections); keep one of them."
+            )
 
 
 def wrong_keys(item: Mapping[str, Any]) -> list[str]:
@@ -191,9 +197,9 @@ def wrong_keys(item: Mapping[str, Any]) -> list[str]:
     expected |= dict.fromkeys((*VOLUMES, *DERIVED, *AREAS), (int, float, type(None)))
     for key, types in expected.items():
         if key in item and (not isinstance(item[key], types) or isinstance(item[key], bool)):
-            wrong.append(f"{key} is {item[key]!r}")
+            wrong.append(f"{key} is of type {type(item[key]).__name__}")  # the value may be a subject's name
     if os.sep in str(item.get("subject", "")) or item.get("subject") in ("", ".", ".."):
-        wrong.append(f"subject is {item['subject']!r}, which is no name of a folder")
+        wrong.append("subject is no name of a folder")
     return wrong
 
 
@@ -204,8 +210,8 @@ def check_attributes(items: Sequence[Mapping[str, Any]], attributes: Sequence[st
         if lacking:
             known = ", ".join(name for name in (*VOLUMES, *DERIVED, *AREAS) if name in item)
             raise ValueError(
-                f"subject {item['subject']} of datalist '{datalist}' lacks the attributes {', '.join(lacking)}; "
-                f"it has {known or 'none'}. Choose among these with --attributes, or run prepare again."
+                f"a subject of datalist '{datalist}' lacks the attributes {', '.join(lacking)}; it has "
+                f"{known or 'none'}. Choose among these with --attributes, or run prepare again."
             )
     empty = [name for name in attributes if all(item[name] is None for item in items)]
     if empty:
@@ -213,11 +219,12 @@ def check_attributes(items: Sequence[Mapping[str, Any]], attributes: Sequence[st
 
 
 def check_files(items: Sequence[Mapping[str, Any]], datalist: Any, dataset_dir: Any, masks_dir: Any = None) -> None:
-    """Raise for files that have vanished, naming the first."""
-    paths = (path for item in items for path in full_paths(item, dataset_dir, masks_dir).values())
-    gone = [path for path in paths if not os.path.exists(path)]
+    """Raise for files that have vanished, with the first's path but for the subject's name."""
+    paths = ((item, path) for item in items for path in full_paths(item, dataset_dir, masks_dir).values())
+    gone = [(item, path) for item, path in paths if not os.path.exists(path)]
     if gone:
+        item, path = gone[0]
         raise FileNotFoundError(
             f"{len(gone)} files of datalist '{datalist}' are missing under dataset_dir '{dataset_dir}', the first: "
-            f"{gone[0]}. Check dataset_dir, or run prepare again."
+            f"{without_name(path, item['subject'])}. Check dataset_dir, or run prepare again."
         )

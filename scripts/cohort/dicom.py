@@ -92,8 +92,8 @@ def import_dicom(
 ) -> None:
     """Convert short-axis cines from DICOM to the UKBB format: ``sa.nii.gz`` per subject, all names in ``info.csv``.
 
-    There are no masks in DICOM. A subject that cannot be read, or whose slices do not make an even stack, is named
-    with the reason and skipped.
+    There are no masks in DICOM. A subject that cannot be read, or whose slices do not make an even stack, is skipped,
+    with the reason in ``import.csv``.
 
     Args:
         source_dir: folder with one folder or zip of DICOM files per subject, whose name becomes the subject's.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
@@ -11,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from scripts.cohort.attributes import areas, basal_slices, base_is_first, derived, volumes
 from scripts.cohort.layout import (
@@ -38,15 +36,12 @@ def examine_all(
     workers: Workers | int | None,
     masks_dir: str | os.PathLike | None = None,
 ) -> Iterator[dict[str, Any] | Failed]:
-    """Examine subjects in parallel, with a progress bar; yields their rows in the order of ``folders``.
+    """Examine subjects in parallel, with a progress bar; returns their rows in the order of ``folders``.
 
     A subject whose examination failed twice, which tells nothing about the subject, has a ``Failed`` instead.
     """
     task = partial(examine_subject, rules=rules, masks_dir=masks_dir)
-    for row in parallel_map(task, folders, workers, "examine", "subject"):
-        for message in () if isinstance(row, Failed) else row["warnings"]:
-            tqdm.write(f"  warning: {message}")
-        yield row
+    return parallel_map(task, folders, workers, "examine", "subject")
 
 
 def explained(rows: Iterable[Mapping[str, Any]], unsegmented: Mapping[str, str]) -> list[dict[str, Any]]:
@@ -136,7 +131,7 @@ def cardiac_output(stroke_volume: float, files: PhaseFiles) -> dict[str, float]:
     rate = 60 / beat
     if not HEART_RATES[0] <= rate <= HEART_RATES[1]:
         warnings.warn(
-            f"{files.image.parent.name}/{files.image.name}: the header's frame time would mean {rate:.3g} heartbeats "
+            f"{files.image.name}: the header's frame time would mean {rate:.3g} heartbeats "
             "per minute; heart rate and cardiac output are left out.",
             stacklevel=2,
         )
@@ -173,12 +168,3 @@ def check_phases(spacing: Mapping[str, tuple[float, ...]], volume: Mapping[str, 
         raise SubjectError(
             f"LVESV ({volume['LVESV']:.1f} mL) exceeds LVEDV ({volume['LVEDV']:.1f} mL): ED and ES look exchanged"
         )
-
-
-def group_reasons(rows: Sequence[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
-    """Excluded rows whose reasons differ in numbers only, most frequent kind first."""
-    kinds: dict[str, list[Mapping[str, Any]]] = {}
-    for row in rows:
-        if row["status"] == "excluded":
-            kinds.setdefault(re.sub(r"\d+(\.\d+)?", "#", row["reason"]), []).append(row)
-    return sorted(kinds.values(), key=len, reverse=True)

@@ -1,4 +1,4 @@
-"""What all importers share: many subjects at once, their table ``info.csv``, and the reasons why some were skipped."""
+"""What all importers share: many subjects at once, their table ``info.csv``, and in ``import.csv`` who was skipped."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from functools import partial
 from pathlib import Path
 
 from scripts.cohort.layout import SubjectError
+from scripts.cohort.privacy import summarized
 from scripts.parallel import Failed, Workers, parallel_map
 from scripts.storage import output_folder, write_csv
 
 Row = dict[str, str]
+OUTCOMES = "import.csv"
 
 
 def import_subjects(
@@ -23,7 +25,9 @@ def import_subjects(
     workers: Workers | int | None,
     kind: str,
 ) -> None:
-    """Convert subjects in parallel, gather their rows in ``info.csv``, and name those that were skipped.
+    """Convert subjects in parallel, and gather their rows in ``info.csv``.
+
+    Those that were skipped, and those that the user should look at, are counted in the log and named in ``import.csv``.
 
     Args:
         convert: from a subject's foreign folder and its target to its row of ``info.csv``; can be pickled. It raises
@@ -46,11 +50,26 @@ def import_subjects(
     rows = [row for row, _ in results if row is not None]
     write_csv(target / "info.csv", rows, columns)
     print(f"Imported {len(rows)} of {len(folders)} {kind} subjects to {target}.")
-    for folder, (row, message) in zip(folders, results, strict=True):
-        if message:
-            print(f"  {'skipped' if row is None else 'warning:'} {folder.name}: {message}")
+    names = [folder.name.removesuffix(".zip") for folder in folders]
+    outcomes = [
+        {"subject": name, "status": "skipped" if row is None else "warning", "message": message}
+        for name, (row, message) in zip(names, results, strict=True)
+        if message
+    ]
+    write_csv(target / OUTCOMES, outcomes, ("subject", "status", "message"))
+    print_outcomes(outcomes, target / OUTCOMES)
     if not rows:
         raise ValueError(f"none of the {len(folders)} {kind} subjects could be imported; the reasons are listed above.")
+
+
+def print_outcomes(outcomes: Sequence[Row], path: Path) -> None:
+    """Print how many subjects were skipped, or are warned of, and why."""
+    for status in ("skipped", "warning"):
+        told = [(row["subject"], row["message"]) for row in outcomes if row["status"] == status]
+        for count, message in summarized(told):
+            print(f"  {status} {count}: {message}")
+    if outcomes:
+        print(f"  whose message is which: see {path}")
 
 
 def import_or_explain(folder: Path, convert: Callable[[Path, Path], Row], target: Path) -> tuple[Row | None, str]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from scripts.cohort.examine import examine_all
 from scripts.cohort.layout import MASKS
+from scripts.cohort.privacy import summarized
 from scripts.cohort.quality import QualityRules
 from scripts.parallel import Failed, Workers
 from scripts.storage import explained, file_state
@@ -25,7 +26,8 @@ def examine_changed(
     """Examine the subjects whose files changed since the last run; the others come from the journal.
 
     The journal gets a line as soon as a subject is done, so that an interrupted run goes on where it stopped. One whose
-    examination itself failed gets none, and is examined again by the next run.
+    examination itself failed gets none, and is examined again by the next run. Warnings are counted and not listed: the
+    journal has those of each subject.
     """
     journal, masks_dir = target / "examined.jsonl", target / MASKS
     keys = [fingerprint(folder, rules, masks_dir) for folder in folders]
@@ -42,7 +44,10 @@ def examine_changed(
             with explained(journal):
                 file.write("\n" + json.dumps({"key": key, "row": row}))
                 file.flush()
-    return [known[key] for key in keys]
+    rows = [known[key] for key in keys]
+    for count, text in summarized((row["subject"], text) for row in rows for text in row["warnings"]):
+        print(f"  warning about {count} subjects: {text} (whose: see 'warnings' in {journal})")
+    return rows
 
 
 def fingerprint(folder: Path, rules: QualityRules, masks_dir: Path) -> str:

@@ -7,7 +7,9 @@ A subject is a folder that holds either one file per phase (``sa_ED.nii.gz``, ``
 from __future__ import annotations
 
 import os
+import re
 import warnings
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -74,12 +76,20 @@ def find_subjects(dataset_dir: str | os.PathLike, output_dir: str | os.PathLike 
         own = {results / MASKS, results / WHATIF, results, *results.parents}
         folders = [folder for folder in folders if folder.resolve() not in own]
     if not any(any(folder.glob("*sa*.nii.gz")) for folder in folders):
-        entries = sorted(path.name for path in root.iterdir())
-        found = ", ".join(entries[:5]) + (f" and {len(entries) - 5} more" if len(entries) > 5 else "")
-        raise FileNotFoundError(
-            f"dataset_dir '{root}' holds no subject; {EXPECTED_LAYOUT}. Found: {found or 'nothing'}."
-        )
+        raise FileNotFoundError(f"dataset_dir '{root}' holds no subject; {EXPECTED_LAYOUT}. Found: {_kinds(root)}.")
     return folders
+
+
+def _kinds(root: Path) -> str:
+    """What lies in a folder, by kind: the names may be those of subjects, as of the UK Biobank's zips."""
+    counts = Counter("folder" if path.is_dir() else _ending(path.name) for path in root.iterdir())
+    return ", ".join(f"{count} {kind}" for kind, count in counts.most_common(5)) or "nothing"
+
+
+def _ending(name: str) -> str:
+    """What the name of a file ends in, unless that may be a part of an identifier, as in those of DICOM."""
+    ending = re.search(r"(\.nii)?\.[a-z]{1,5}$", name)
+    return ending[0] if ending else "other"
 
 
 def phase_files(folder: Path, masks_dir: str | os.PathLike | None = None) -> dict[str, PhaseFiles]:
@@ -238,7 +248,7 @@ def open_scan(path: str | os.PathLike) -> nib.Nifti1Image:
         with ImageOpener(path) as file:
             stored = image.header_class.from_fileobj(file, check=False)
     except Exception as error:  # nibabel raises many kinds for a broken header
-        raise SubjectError(f"{Path(path).name} cannot be opened ({error})") from error
+        raise SubjectError(f"{Path(path).name} cannot be opened ({_without_folder(error, path)})") from error
     unit = image.header.get_xyzt_units()[0]
     if unit not in ("mm", "unknown"):
         raise SubjectError(f"{Path(path).name} gives its voxel size in {unit}; expected mm")
@@ -264,10 +274,16 @@ def _voxels(
         voxels = image.dataobj if frame is None else image.dataobj[..., frame]
         voxels = np.asarray(voxels, dtype=dtype)
     except Exception as error:  # truncated gzip, short file, frame out of range
-        raise SubjectError(f"{name} cannot be read to its end ({error or type(error).__name__})") from error
+        told = _without_folder(error, path) or type(error).__name__
+        raise SubjectError(f"{name} cannot be read to its end ({told})") from error
     if voxels.ndim not in axes:
         raise SubjectError(f"{name} has shape {voxels.shape}; expected {' or '.join(map(str, axes))} axes")
     return voxels
+
+
+def _without_folder(error: Exception, path: str | os.PathLike) -> str:
+    """An error of a file in words, without the file's folder: it is the subject's name."""
+    return str(error).replace(str(path), Path(path).name)
 
 
 def spacing_affine(image: nib.Nifti1Image, path: str | os.PathLike = "") -> np.ndarray:
@@ -288,8 +304,8 @@ def spacing_affine(image: nib.Nifti1Image, path: str | os.PathLike = "") -> np.n
     if np.abs(scale / zooms - 1).max() <= 0.01:
         return affine
     warnings.warn(
-        f"{Path(path).parent.name}/{Path(path).name}: the affine's voxel size {scale.round(3).tolist()} disagrees with "
-        f"the header's {zooms.round(3).tolist()} mm; the header's is used.",
+        f"{Path(path).name}: the affine's voxel size {scale.round(3).tolist()} disagrees with the header's "
+        f"{zooms.round(3).tolist()} mm; the header's is used.",
         stacklevel=2,
     )
     mended = affine.copy()

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections import Counter
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -25,7 +24,7 @@ import numpy as np
 from scripts.cohort.importing import import_subjects
 from scripts.cohort.layout import PHASES, SubjectError, open_scan, read_mask, read_stored, spacing_affine, write_volume
 from scripts.parallel import Workers
-from scripts.storage import read_csv
+from scripts.storage import read_csv, repeated_lines
 
 FOLDERS = {
     "Training/Labeled": "training",
@@ -56,7 +55,7 @@ def import_mnms(
 
     ED and ES are taken out of the cine: voxels are copied as they are, the affine gets the header's spacing. Masks are
     written where a subject has any. The folder becomes the column ``section``, for ``prepare --split_column section``.
-    A subject that cannot be read is named and skipped.
+    A subject that cannot be read is skipped, with the reason in ``import.csv``.
 
     Args:
         source_dir: the folder with the table and the folders ``Training``, ``Validation`` and ``Testing``.
@@ -74,10 +73,11 @@ def import_mnms(
     sections = find_sections(Path(source_dir))
     convert = partial(import_subject, table=table, sections=sections)
     import_subjects(convert, list(sections), dataset_dir, INFO_COLUMNS, workers, "M&Ms")
-    absent = sorted(set(table) - {folder.name for folder in sections})
+    found = {folder.name for folder in sections}
+    absent = [line for line, code in enumerate(table, start=2) if code not in found]
     if absent:
         print(
-            f"  warning: {len(absent)} subjects of '{path.name}' have no folder, such as {absent[0]}; "
+            f"  warning: {len(absent)} subjects of '{path.name}' have no folder, the first in line {absent[0]}; "
             "unpack the missing archives and import again if you need them."
         )
 
@@ -102,9 +102,11 @@ def read_table(path: Path) -> dict[str, dict[str, str]]:
             f"'{path}' needs rows with the columns {CODE}, {', '.join(PHASES)}, separated by commas; it has "
             f"{', '.join(rows[0]) if rows else 'no row'}. Take the file as it is distributed."
         )
-    twice = [code for code, count in Counter(row[CODE] for row in rows).items() if count > 1]
-    if twice:
-        raise ValueError(f"'{path}' has more than one row for subject {twice[0]}; keep one of them.")
+    lines = repeated_lines(rows, CODE)
+    if lines:
+        raise ValueError(
+            f"'{path}' has more than one row for a subject, in lines {', '.join(map(str, lines))}; keep one of them."
+        )
     return {row[CODE]: row for row in rows}
 
 

@@ -13,14 +13,15 @@ import torch
 
 from scripts.cohort.attributes import AREAS, CARDIAC_OUTPUT, DERIVED, UNITS, VOLUMES
 from scripts.cohort.datalist import FILE_KEYS, PHASE_KEYS, write_datalist
-from scripts.cohort.examine import explained, group_reasons
+from scripts.cohort.examine import explained
 from scripts.cohort.journal import examine_changed
 from scripts.cohort.layout import MASKS, PHASES, find_subjects
+from scripts.cohort.privacy import summarized
 from scripts.cohort.quality import QualityRules
 from scripts.cohort.split import split_by_column, split_subjects
 from scripts.parallel import Workers
 from scripts.segmentation.missing import segment_missing
-from scripts.storage import output_folder, read_csv, write_csv
+from scripts.storage import output_folder, read_csv, repeated_lines, write_csv
 
 COLUMNS = (
     *("subject", "status", "reason", "mask"),
@@ -72,9 +73,10 @@ def prepare(
     unsegmented = segment_missing(folders, target / MASKS, segmentation, device, workers) if segmentation else {}
     rows = examine_changed(folders, QualityRules(**(rules or {})), target, workers)
     rows = [row | table.get(row["subject"], {}) for row in explained(rows, unsegmented)]
-    unmatched = set(table) - {row["subject"] for row in rows}
+    scanned = {row["subject"] for row in rows}
+    unmatched = [line for line, subject in enumerate(table, start=2) if subject not in scanned]
     if unmatched:
-        print(f"  warning: {len(unmatched)} subjects of the user table have no scan, such as {min(unmatched)}.")
+        print(f"  warning: {len(unmatched)} subjects of the user table have no scan, the first in line {unmatched[0]}.")
     extra = list(dict.fromkeys(column for columns in table.values() for column in columns))
     write_csv(target / "cohort.csv", [only(row, (*COLUMNS, *extra)) for row in rows], (*COLUMNS, *extra))
     included = [row for row in rows if row["status"] == "included"]
@@ -111,25 +113,33 @@ def read_user_table(dataset_dir: str | os.PathLike, path: str | os.PathLike | No
     rows = read_csv(path)
     if rows and "subject" not in rows[0]:
         raise ValueError(f"user_table '{path}' needs a column 'subject'; it has {', '.join(rows[0])}.")
-    twice = [name for name, count in Counter(row["subject"] for row in rows).items() if count > 1]
-    if twice:
-        raise ValueError(f"user_table '{path}' names subject {twice[0]} more than once; keep one row per subject.")
+    lines = repeated_lines(rows, "subject")
+    if lines:
+        raise ValueError(
+            f"user_table '{path}' names a subject more than once, in lines {', '.join(map(str, lines))}; keep one row "
+            "per subject."
+        )
     renamed = {column: f"user_{column}" if column in RESERVED else column for column in (rows[0] if rows else ())}
     return {row.pop("subject"): {renamed[column]: value for column, value in row.items()} for row in map(dict, rows)}
 
 
 def print_summary(rows: Sequence[Mapping[str, Any]], target: Path) -> None:
-    """Print how many subjects were found, included and excluded, why, and the attributes' mean and SD."""
+    """Print how many subjects were found, included and excluded, why, and the attributes' mean and SD.
+
+    Logs are mailed and collected: whom it is about is told by ``cohort.csv`` alone.
+    """
     included = [row for row in rows if row["status"] == "included"]
     print(f"Found {len(rows)} subjects: {len(included)} included, {len(rows) - len(included)} excluded.")
-    for kind in group_reasons(rows):
-        others = f" and {len(kind) - 1} more" if len(kind) > 1 else ""
-        print(f"  excluded {len(kind)}: {kind[0]['reason']} ({kind[0]['subject']}{others})")
+    reasons = summarized((row["subject"], row["reason"]) for row in rows if row["status"] == "excluded")
+    for count, reason in reasons:
+        print(f"  excluded {count}: {reason}")
+    if reasons:
+        print(f"  whose reason is which: see 'reason' in {target / 'cohort.csv'}")
     mirrored = mirror_images(included)
     if mirrored:
         print(
-            f"  warning: {len(mirrored)} subjects are mirror images of the others by their affines, such as "
-            f"{mirrored[0]}; see 'handedness' in cohort.csv, and flip one in-plane axis if that is so."
+            f"  warning: {len(mirrored)} subjects are mirror images of the others by their affines; see 'handedness' "
+            "in cohort.csv, and flip one in-plane axis if that is so."
         )
     for name in (*VOLUMES, *DERIVED):
         values = np.array([row[name] for row in included])

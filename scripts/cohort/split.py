@@ -41,12 +41,12 @@ def split_by_column(rows: Sequence[Mapping[str, str]], column: str) -> dict[str,
         column: its values are ``training``, ``validation`` or ``test``.
 
     Raises:
-        ValueError: naming the first subject whose value is none of these.
+        ValueError: when values are none of these.
     """
-    for row in rows:
-        if row.get(column) not in SECTIONS:
-            raise ValueError(
-                f"split_column '{column}' is {row.get(column)!r} for subject {row['subject']}; "
-                f"expected one of {', '.join(SECTIONS)}; mend the user table."
-            )
+    wrong = sum(row.get(column) not in SECTIONS for row in rows)
+    if wrong:
+        raise ValueError(
+            f"split_column '{column}' is none of {', '.join(SECTIONS)} for {wrong} of {len(rows)} subjects; see this "
+            "column of cohort.csv, and mend the user table."
+        )
     return {row["subject"]: row[column] for row in rows}

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from scripts.cohort.privacy import PSEUDONYMS, read_pseudonyms
 from scripts.evaluation.study import METRICS, Run, read_metrics
 from scripts.metrics.correlations import line_predictions, own_partial_spearman, paired_spearman, r2
 from scripts.metrics.preconditions import LEAST_SUBJECTS, obstacles
@@ -69,6 +70,9 @@ def adjusted(tests: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 def compare(pairs: Sequence[tuple[Run, Run]]) -> Iterator[dict[str, Any]]:
     """The tests of one method against another, over their seeds."""
     loaded = [(run_statistics(a), run_statistics(b)) for a, b in pairs]
+    if any("" in names for pair in loaded for names, _, _ in pair):
+        yield {"figure": "", "undefined": f"{PSEUDONYMS} of a run, by which subjects are paired, lacks some of them"}
+        return
     if any(a[0] != b[0] for a, b in loaded):
         yield {"figure": "", "undefined": "they were judged on different subjects of a seed"}
         return
@@ -100,9 +104,14 @@ def compare(pairs: Sequence[tuple[Run, Run]]) -> Iterator[dict[str, Any]]:
 
 
 def run_statistics(run: Run) -> tuple[list[str], Statistic, Statistic]:
-    """Test subjects of a run, and the functions to its ``RESAMPLED`` figures and to its partial SCC."""
+    """Test subjects of a run by name, and the functions to its ``RESAMPLED`` figures and to its partial SCC.
+
+    The runs of a study have different pseudonyms: what pairs their subjects are the names.
+    """
     description = read_metrics(run)["description"]
+    names = {str(number): subject for subject, number in read_pseudonyms(run.folder).items()}
     rows = read_csv(run.folder / METRICS.parent / "subjects.csv")
+    rows = sorted(rows, key=lambda row: names.get(row["pseudonym"], ""))
     training, test = ([row for row in rows if row["section"] == s] for s in ("training", description["section"]))
     phases = description["data"]["phases"]
     quality = np.array([[np.mean([float(row[f"{q}_{p}"]) for p in phases]) for q in QUALITIES] for row in test])
@@ -110,7 +119,7 @@ def run_statistics(run: Run) -> tuple[list[str], Statistic, Statistic]:
     predictions = line_predictions(*codes_and_attributes(training, description), codes)
     usable = np.array([not reason for reason in obstacles(attributes, "test ")])
     return (
-        [row["subject"] for row in test],
+        [names.get(row["pseudonym"], "") for row in test],
         partial(_resampled, quality, codes[:, usable], attributes[:, usable], predictions[:, usable]),
         partial(_partial, codes[:, usable], attributes[:, usable]),
     )

@@ -96,11 +96,11 @@ class Answers:
         """By how much each attribute has changed: (A, subjects, R, A)."""
         return self.after[MEASURED, instrument] - self.before[MEASURED, instrument][:, None]
 
-    def rows(self, subjects: Sequence[str]) -> Iterator[dict[str, Any]]:
+    def rows(self, pseudonyms: Sequence[int]) -> Iterator[dict[str, Any]]:
         """One row per subject, request and instrument, for a CSV file."""
         changed = {name: self.changed(name) for name in self.instruments}
         for k, n, r in np.argwhere(np.isfinite(own(self.requested))):
-            about = {"subject": subjects[n], "attribute": self.names[k], "requested": f"{self.changes[r]:g}"}
+            about = {"pseudonym": pseudonyms[n], "attribute": self.names[k], "requested": f"{self.changes[r]:g}"}
             for instrument, values in changed.items():
                 known = {name: f"{value:.4g}" for name, value in zip(self.names, values[k, n, r], strict=True)}
                 yield about | {"instrument": instrument} | known

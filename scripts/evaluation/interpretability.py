@@ -59,7 +59,7 @@ def code_rows(
         MODEL: CodeRow(turn * training.codes, turn * test.codes, dimensions, signs),
         SAMPLED: CodeRow(*(turn * codes for codes in drawn), dimensions, signs),
     }
-    split = [len(training.subjects)]
+    split = [len(training.pseudonyms)]
     references = reference_codes(np.concatenate([training.attributes, test.attributes]), latent_dim, seed, size_error)
     if predictions is not None:
         # As wide as the others, since some metrics fall with the number of dimensions.

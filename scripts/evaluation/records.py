@@ -19,13 +19,15 @@ class SubjectRecords:
 
     Args:
         items: the subjects of a datalist, in the order of the data loader.
+        pseudonyms: subject to the number that stands for it, see ``pseudonyms_of``. Names are not kept, so that no
+            table or figure can have them.
 
-    After the run, ``subjects`` holds their names, ``codes`` and ``log_variances`` are (subjects, D), ``attributes`` is
-    (subjects, A).
+    After the run, ``pseudonyms`` holds the subjects' numbers, ``codes`` and ``log_variances`` are (subjects, D),
+    ``attributes`` is (subjects, A).
     """
 
-    def __init__(self, items: Sequence[Mapping[str, Any]]) -> None:
-        self.subjects = [item["subject"] for item in items]
+    def __init__(self, items: Sequence[Mapping[str, Any]], pseudonyms: Mapping[str, int]) -> None:
+        self.pseudonyms = [pseudonyms[item["subject"]] for item in items]
         self.batches: dict[str, list[np.ndarray]] = {}
 
     def attach(self, engine: Engine) -> None:

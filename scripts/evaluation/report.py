@@ -1,11 +1,14 @@
-"""The files of an evaluation: metrics.json, the tables as Markdown and CSV, one row per subject, and the figures."""
+"""The files of an evaluation: metrics.json, the tables as Markdown and CSV, one row per subject, and the figures.
+
+None of them names a subject: see ``scripts.cohort.privacy``.
+"""
 
 from __future__ import annotations
 
 import itertools
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -52,8 +55,8 @@ def refuse_overlap(training: Sequence[Mapping[str, Any]], judged: Sequence[Mappi
     both = {item["subject"] for item in training} & {item["subject"] for item in judged}
     if both:
         raise ValueError(
-            f"{len(both)} of {len(judged)} subjects of section '{section}' are training subjects, the first: "
-            f"{min(both)}. A model is judged on unseen ones: set --section to test or validation."
+            f"{len(both)} of {len(judged)} subjects of section '{section}' are training subjects. A model is judged on "
+            "unseen ones: set --section to test or validation."
         )
 
 
@@ -114,7 +117,7 @@ class EvaluationReport:
             with atomic_path(output_folder(self.folder / "figures") / f"{name}.png") as part:
                 figure.savefig(part)
         write_json(self.folder / METRICS_FILE, without_nan(metrics))
-        print(f"Evaluation of {len(self.test['records'].subjects)} subjects: {self.folder / 'tables.md'}")
+        print(f"Evaluation of {len(self.test['records'].pseudonyms)} subjects: {self.folder / 'tables.md'}")
 
     def code_rows(self) -> dict[str, CodeRow]:
         """Codes of the model and of the rows beside it."""
@@ -137,7 +140,7 @@ class EvaluationReport:
         found = {"dimensions": codes[MODEL].dimensions.tolist(), "signs": codes[MODEL].signs.tolist()}
         return {
             "description": self.description | found,
-            "subjects": {"training": len(training.subjects), self.description["section"]: len(test.subjects)},
+            "subjects": {"training": len(training.pseudonyms), self.description["section"]: len(test.pseudonyms)},
             "images": quality_summary(self.test["quality"].rows, self.view.phases, self.seed),
             "anatomy": dice_summary(self.test["quality"].rows, self.view.phases, self.seed),
             "interpretability": both_protocols(codes, training.attributes, test.attributes, self.names, self.seed),
@@ -156,21 +159,22 @@ class EvaluationReport:
         rows = []
         for section, handlers in ((self.description["section"], self.test), ("training", self.training)):
             records = handlers["records"]
-            quality = handlers["quality"].rows if "quality" in handlers else [{}] * len(records.subjects)
-            for subject, measured, attributes, codes in zip(
-                records.subjects, quality, records.attributes, records.codes, strict=True
+            quality = handlers["quality"].rows if "quality" in handlers else [{}] * len(records.pseudonyms)
+            for number, measured, attributes, codes in zip(
+                records.pseudonyms, quality, records.attributes, records.codes, strict=True
             ):
                 values = dict(zip(self.names, attributes, strict=True)) | {f"z{k}": z for k, z in enumerate(codes)}
                 known = {key: f"{value:.7g}" for key, value in (measured | values).items() if not math.isnan(value)}
-                rows.append({"subject": subject, "section": section, **known})
-        columns = ["subject", "section", *self.test["quality"].rows[0], *self.names]
+                rows.append({"pseudonym": number, "section": section, **known})
+        columns = ["pseudonym", "section", *self.test["quality"].rows[0], *self.names]
         columns += [f"z{k}" for k in range(self.network.latent_dim)]
-        write_csv(self.folder / "subjects.csv", rows, columns)
+        write_csv(self.folder / "subjects.csv", by_pseudonym(rows), columns)
 
     def write_answers(self, answers: Answers) -> None:
         """whatif.csv: what each instrument measured of each request to each subject."""
-        columns = ["subject", "attribute", "requested", "instrument", *answers.names]
-        write_csv(self.folder / "whatif.csv", answers.rows(self.test["records"].subjects), columns)
+        columns = ["pseudonym", "attribute", "requested", "instrument", *answers.names]
+        rows = by_pseudonym(answers.rows(self.test["records"].pseudonyms))
+        write_csv(self.folder / "whatif.csv", rows, columns)
 
     @property
     def relation(self) -> str:
@@ -209,6 +213,11 @@ class EvaluationReport:
             yield "curves", curves_figure(read_scalars(self.tensorboard_dir), self.warmup_epochs)
         if len(pairs.samples):
             yield "samples", samples_figure(*pairs, self.view, "distance in feature space")
+
+
+def by_pseudonym(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows in the order of their pseudonyms: in the datalist's, which is that of the names, places would tell names."""
+    return sorted(rows, key=lambda row: row["pseudonym"])
 
 
 def answers_figure(answers: Answers) -> Figure:

@@ -11,7 +11,7 @@ from typing import Any
 from monai.engines import SupervisedEvaluator
 
 from scripts.calibration.calibration import Calibration
-from scripts.cohort.examine import group_reasons
+from scripts.cohort.privacy import summarized
 from scripts.inference.answers import NOTABLE
 from scripts.inference.items import Subjects
 from scripts.inference.records import Records
@@ -93,7 +93,7 @@ def table_paths(records: Records) -> list[Path]:
 
 
 def print_summary(results: int, new: int, excluded: Sequence[Mapping[str, Any]], records: Records) -> None:
-    """Print how many subjects have a result, how many do not, why, and where everything is."""
+    """Print how many subjects have a result, how many do not, why, and where everything is; names stand there alone."""
     earlier = f" ({results - new} of them from earlier runs)" if results > new else ""
     first, *others = table_paths(records)
     beside = f", {', '.join(path.name for path in others)} beside it" if others else ""
@@ -101,6 +101,5 @@ def print_summary(results: int, new: int, excluded: Sequence[Mapping[str, Any]],
     if not excluded:
         return
     print(f"No result for {len(excluded)} subjects: {records.folder / 'excluded.csv'}")
-    for kind in group_reasons([{**row, "status": "excluded"} for row in excluded]):
-        others = f" and {len(kind) - 1} more" if len(kind) > 1 else ""
-        print(f"  {len(kind)}: {kind[0]['reason']} ({kind[0]['subject']}{others})")
+    for count, reason in summarized((row["subject"], row["reason"]) for row in excluded):
+        print(f"  {count}: {reason}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import os
@@ -107,9 +106,8 @@ def chosen(subjects: Mapping[str, Any], subject: str | int | None, place: str) -
         return list(subjects.values())
     name = str(subject)  # a command line makes numbers of names
     if name not in subjects:
-        near = difflib.get_close_matches(name, subjects, n=1)
-        hint = f"; did you mean '{near[0]}'?" if near else ""
-        raise ValueError(f"subject '{name}' is not among the {len(subjects)} of {place}{hint}")
+        # Without the nearest name, which is that of somebody whom the user has not named: it would stay in the log.
+        raise ValueError(f"subject '{name}' is not among the {len(subjects)} of {place}; look for its name there")
     return [subjects[name]]
 
 

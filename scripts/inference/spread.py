@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from functools import partial
+from functools import partial, reduce
 from typing import Any
 
 from monai.bundle import ConfigParser
 
+from scripts.cohort.privacy import without_name
 from scripts.inference.items import Subjects
 from scripts.inference.loading import Failure
 from scripts.inference.writers import SubjectWriter
@@ -41,7 +42,9 @@ def spread(writer: SubjectWriter, workers: Workers) -> None:
     chunks = chunked(list(writer.items.values()))
     broken = encode_all(task, chunks, writer, workers)
     if len(broken) == len(chunks) > 1:
-        raise RuntimeError(f"the encoding fails on every worker: {broken[0][1].reason}")
+        (chunk, failed), *_ = broken
+        reason = reduce(lambda text, item: without_name(text, item["subject"]), chunk, failed.reason)
+        raise RuntimeError(f"the encoding fails on every worker: {reason}")
     singles = [[item] for chunk, _ in broken for item in writer.records.remaining(chunk)]
     for (item,), failed in encode_all(task, singles, writer, workers):
         writer.failures.append(Failure(item["subject"], failed.reason))

@@ -16,7 +16,7 @@ from scripts.inference.loading import FAILURES, Failure
 from scripts.inference.page import Page
 from scripts.inference.records import Records
 from scripts.inference.results import attribute_row, code_row, result_of
-from scripts.storage import StorageError, output_folder
+from scripts.storage import StorageError, output_folder, refused
 from scripts.views import View, as_view, map_labels
 
 SEGMENTATION = "segmentation"
@@ -56,14 +56,16 @@ class SubjectWriter(ABC):
     def write_batch(self, engine: Engine) -> None:
         """Write one decollated batch."""
         for batch, output in zip(engine.state.batch, engine.state.output, strict=True):
-            item = self.items[batch["subject"]]
+            item, problem = self.items[batch["subject"]], None
             try:
                 rows = self.write(item, {**batch, **output})
                 self.records.write(item, rows)
                 self.written += 1
             except self.failing as error:
-                self.stop_where_nothing_can_be_written(error)
-                self.failures.append(Failure(item["subject"], str(error)))
+                problem = error
+            if problem:  # here and not above: what is raised then would be told with the subject's path behind it
+                self.stop_where_nothing_can_be_written(problem)
+                self.failures.append(Failure(item["subject"], str(problem)))
 
     @abstractmethod
     def write(self, item: Mapping[str, Any], output: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
@@ -77,7 +79,7 @@ class SubjectWriter(ABC):
     def stop_where_nothing_can_be_written(self, error: Exception) -> None:
         """Raise when an error is one of the folder or the disk and not of a subject."""
         if isinstance(error, StorageError):
-            raise error
+            raise refused(self.records.folder, error.errno)
         output_folder(self.records.folder)
 
 

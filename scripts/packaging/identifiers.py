@@ -36,7 +36,10 @@ PUBLIC = re.compile(r"1\.2\.840\.10008\.[\d.]+|1234567")
 SYNTHETIC = re.compile(r"phantom\d{3,}")
 SYNTHETIC_PLACES = ("docs/README.md",)
 SHORTEST, SHORTEST_NUMBER = 4, 5  # of a name to look for: shorter ones stand everywhere
-TABLES = ("cohort.csv", "info.csv", "codes.csv", "attributes.csv", "excluded.csv", "subjects.csv", "datalist*.json")
+TABLES = (
+    *("cohort.csv", "info.csv", "import.csv", "codes.csv", "attributes.csv", "excluded.csv", "pseudonyms.csv"),
+    *("subjects.csv", "datalist*.json"),
+)
 SECTIONS = ("training", "validation", "test", "testing")
 
 

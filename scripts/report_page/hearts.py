@@ -32,7 +32,7 @@ class Heart:
     """A subject of the page.
 
     Args:
-        number: stands for its name.
+        number: its pseudonym.
         image: its scan (C, H, W).
         code: (D,).
         attributes: name to the value of its masks, NaN where unknown.

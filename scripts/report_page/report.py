@@ -22,10 +22,10 @@ from scripts.inference.page import causes
 from scripts.networks import VariationalAutoencoder
 from scripts.report_page.document import figure_parts, render
 from scripts.report_page.hearts import Heart, HeartFrames, Measure
-from scripts.storage import atomic_path, write_csv
+from scripts.storage import atomic_path
 from scripts.views import View
 
-FILE, NUMBERS_FILE = "report.html", "report_subjects.csv"
+FILE = "report.html"
 LARGEST = 15e6  # bytes: what mail and browsers take without complaint
 TEXTS = 0.5e6  # bytes left for tables and the page itself
 
@@ -93,7 +93,7 @@ class EvaluatedHearts:
         code = torch.as_tensor(self.records.codes[row], dtype=torch.float32, device=device)
         novelty = self.novelty(row, image, code)
         return Heart(
-            number=row + 1,
+            number=self.records.pseudonyms[row],
             image=image,
             code=code,
             attributes=dict(zip(self.calibration.attributes, self.records.attributes[row].tolist(), strict=True)),
@@ -106,13 +106,9 @@ class EvaluatedHearts:
         reconstruction = self.counterfactuals.decode(code[None])[0]
         return self.calibration.novelty(code.cpu(), self.records.log_variances[row], image.cpu(), reconstruction.cpu())
 
-    def numbers(self) -> list[dict[str, Any]]:
-        """Which subject has which number."""
-        return [{"number": row + 1, "subject": self.records.subjects[row]} for row in self.rows()]
-
 
 class ReportPage:
-    """Write ``report.html``, and ``report_subjects.csv`` with the names behind the numbers of its subjects.
+    """Write ``report.html``, in which pseudonyms stand for subjects.
 
     Args:
         folder: of an evaluation that has written its metrics and figures.
@@ -123,7 +119,7 @@ class ReportPage:
         self.folder, self.hearts = Path(folder), hearts
 
     def write(self) -> Path:
-        """Write both files and print where the page is, with what to do where it got too large."""
+        """Write the page and print where it is, with what to do where it got too large."""
         metrics = read_metrics(self.folder / METRICS_FILE)
         figures, absent = figure_parts((self.folder / "figures").glob("*.png")), self.hearts.absent
         left = LARGEST - TEXTS - sum(len(figure["source"]) for figure in figures)
@@ -135,7 +131,6 @@ class ReportPage:
             None if absent else self.hearts.page(left),
             absent,
         )
-        write_csv(self.folder / NUMBERS_FILE, [] if absent else self.hearts.numbers(), ["number", "subject"])
         path = self.folder / FILE
         with atomic_path(path) as part:
             part.write_text(text, encoding="utf-8")

@@ -29,14 +29,18 @@ def write_report(
     folder: str | os.PathLike,
     weights: str | os.PathLike,
     items: Sequence[Mapping[str, Any]],
+    pseudonyms: Mapping[str, int],
     device: str | torch.device,
 ) -> None:
     """Segment subjects and compare with their masks: ``segmentation.md``, ``.json``, ``.csv`` and ``contours.png``.
+
+    None of these names a subject.
 
     Args:
         folder: target.
         weights: a checkpoint for ``load_segmenter``.
         items: subjects of a datalist with full paths, which the network has not learned from.
+        pseudonyms: subject to the number that stands for it, see ``pseudonyms_of``.
         device: of the network.
     """
     target = output_folder(folder)
@@ -45,10 +49,13 @@ def write_report(
     for item in tqdm(items, "segment held-out subjects", unit="subject"):
         for phase in PHASES:
             image, mask, predicted, voxel = segment_phase(segmenter, item, phase)
-            rows.append({"subject": item["subject"], "phase": phase} | compared(mask, predicted, voxel))
+            about = {"pseudonym": pseudonyms[item["subject"]], "phase": phase}
+            rows.append(about | compared(mask, predicted, voxel))
             sections.append((rows[-1]["Dice"], phase, contour_sections(image, mask, predicted, voxel)))
     table = summary(rows)
-    write_csv(target / "segmentation.csv", [rounded(row) for row in rows], list(rows[0]))
+    # In the order of the datalist, which is that of the names, places would tell who is who.
+    listed = sorted(rows, key=lambda row: row["pseudonym"])
+    write_csv(target / "segmentation.csv", [rounded(row) for row in listed], list(rows[0]))
     write_json(target / "segmentation.json", {"subjects": len(items), "structures": table})
     with atomic_path(target / "segmentation.md") as part:
         part.write_text(markdown(table, len(items)))

@@ -43,12 +43,14 @@ def test_info_is_gathered(source, tmp_path):
     assert read_csv(tmp_path / "ukbb" / "info.csv") == [row]
 
 
-def test_a_broken_patient_is_named_and_skipped(source, tmp_path, capsys):
+def test_a_broken_patient_is_skipped_and_named_in_a_table(source, tmp_path, capsys):
     broken = source / "patient008"
     broken.mkdir()
     (broken / "Info.cfg").write_text("ED: 1\nES: 9\n")
     import_acdc(source, tmp_path / "ukbb")
-    assert "skipped patient008: patient008_frame01.nii.gz is missing" in capsys.readouterr().out
+    assert "skipped 1: <subject>_frame01.nii.gz is missing" in capsys.readouterr().out
+    row = {"subject": "patient008", "status": "skipped", "message": "patient008_frame01.nii.gz is missing"}
+    assert read_csv(tmp_path / "ukbb" / "import.csv") == [row]
     assert len(read_csv(tmp_path / "ukbb" / "info.csv")) == 1
 
 

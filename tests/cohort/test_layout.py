@@ -34,7 +34,7 @@ def test_missing_folder_says_what_was_expected(tmp_path):
 
 def test_folder_without_subjects_says_what_was_found(tmp_path):
     (tmp_path / "notes.txt").touch()
-    with pytest.raises(FileNotFoundError, match=r"Found: notes\.txt"):
+    with pytest.raises(FileNotFoundError, match=r"Found: 1 \.txt"):
         find_subjects(tmp_path)
 
 

@@ -77,7 +77,7 @@ def test_directions_are_kept_and_the_scale_is_that_of_the_zooms(source, target, 
     header = nib.load(target / "A0S9V9" / f"{name}.nii.gz").header
     assert np.allclose(header.get_sform(), expected, atol=1e-4)
     assert np.allclose(header.get_qform(), expected, atol=1e-4)
-    assert "warning: A0S9V9: A0S9V9/A0S9V9_sa.nii.gz: the affine's voxel size" in capsys.readouterr().out
+    assert "warning 1: <subject>_sa.nii.gz: the affine's voxel size" in capsys.readouterr().out
 
 
 def test_the_newest_table_is_gathered(source, target):
@@ -124,14 +124,14 @@ BREAKS = {
 
 
 @pytest.mark.parametrize("reason", BREAKS)
-def test_a_broken_subject_is_named_and_skipped(source, target, cine, masks, reason, capsys):
+def test_a_broken_subject_is_skipped_with_the_reason(source, target, cine, masks, reason, capsys):
     scan, gt = (source / "Testing/C1" / f"C1_{suffix}.nii.gz" for suffix in ("sa", "sa_gt"))
     save(scan, cine)
     save(gt, masks)
     write_row(source, "C1")
     BREAKS[reason](scan, gt, masks)
     import_mnms(source, target)
-    (line,) = (line for line in capsys.readouterr().out.splitlines() if "skipped C1: " in line)
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if "skipped 1: " in line)
     assert reason in line
     assert not (target / "C1").exists()
     assert [row["subject"] for row in read_csv(target / "info.csv")] == ["A0S9V9"]
@@ -140,7 +140,7 @@ def test_a_broken_subject_is_named_and_skipped(source, target, cine, masks, reas
 @pytest.mark.parametrize(
     ("ed", "es", "reason"),
     [
-        (3, 5, "gives frame ES as '5'; C1_sa.nii.gz has frames 0 to 4"),
+        (3, 5, "gives frame ES as '5'; <subject>_sa.nii.gz has frames 0 to 4"),
         ("", 1, "gives frame ED as ''"),
         (1, 1, "frame 1 both as ED and as ES"),
     ],
@@ -152,13 +152,14 @@ def test_frames_that_the_cine_has_not_are_named(source, target, cine, ed, es, re
     assert reason in capsys.readouterr().out
 
 
-def test_table_and_folders_that_do_not_match_are_named(source, target, cine, capsys):
+def test_table_and_folders_that_do_not_match_are_told(source, target, cine, capsys):
     save(source / "Validation/D1/D1_sa.nii.gz", cine)
     write_row(source, "E1")
     import_mnms(source, target)
     output = capsys.readouterr().out
-    assert "skipped D1: the table has no row for it" in output
-    assert f"1 subjects of '{TABLE}' have no folder, such as E1" in output
+    assert "skipped 1: the table has no row for it" in output
+    assert f"1 subjects of '{TABLE}' have no folder, the first in line " in output
+    assert [row["subject"] for row in read_csv(target / "import.csv") if row["status"] == "skipped"] == ["D1"]
 
 
 def test_masks_that_lie_elsewhere_are_told(source, target, masks, capsys):
@@ -167,7 +168,7 @@ def test_masks_that_lie_elsewhere_are_told(source, target, masks, capsys):
         voxels = np.asanyarray(nib.load(path).dataobj)
         save(path, voxels, nib.affines.from_matvec(DIRECTIONS * ZOOMS[:3], (5 if name == "sa" else 0, 0, 0)))
     import_mnms(source, target)
-    assert "warning: A0S9V9: A0S9V9_sa_gt.nii.gz lies elsewhere than its scan" in capsys.readouterr().out
+    assert "warning 1: <subject>_sa_gt.nii.gz lies elsewhere than its scan" in capsys.readouterr().out
     affines = [read_image(target / "A0S9V9" / name)[1] for name in ("sa_ED.nii.gz", "label_sa_ED.nii.gz")]
     assert np.allclose(*affines)
 

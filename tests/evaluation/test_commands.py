@@ -80,9 +80,11 @@ def test_an_evaluation_writes_a_page_that_names_nobody(method, changeable, study
     assert text.count("data:image/png;base64,") == len(list((folder / "figures").iterdir()))
     assert ('id="hearts-data"' in text) == changeable
     assert ("trained without attribute loss" in text) != changeable
-    subjects = {row["subject"] for row in read_csv(folder / "subjects.csv")}
-    assert not any(subject in text for subject in subjects)
-    assert len(read_csv(folder / "report_subjects.csv")) == changeable
+    numbers = {int(row["pseudonym"]): row["subject"] for row in read_csv(folder.parent / "pseudonyms.csv")}
+    assert not any(subject in text for subject in numbers.values())
+    if changeable:
+        hearts = json.loads(re.search(r'id="hearts-data">(.*?)</script>', text)[1])
+        assert {heart["number"] for heart in hearts["subjects"]} <= set(numbers)
 
 
 def test_the_ceiling_learns_from_training_subjects_only():

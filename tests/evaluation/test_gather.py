@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from scripts.cohort.privacy import PSEUDONYMS
 from scripts.evaluation.comparison import compare, paired_tests
 from scripts.evaluation.gather import gather, mean_sd
 from scripts.evaluation.interpretability import MODEL, SAMPLED
@@ -35,6 +36,11 @@ def finished_run(root, method, seed, ssim, error, gamma=None, subjects=SUBJECTS)
     metrics = {"description": description, "images": images, "realism": {"kid": number(2)}}
     metrics["interpretability"] = {"paper": rows, "sound": rows}
     (run.folder / METRICS).write_text(json.dumps(metrics))
+    everybody = [*(f"t{k}" for k in range(30)), *subjects]
+    numbers = dict(zip(everybody, np.random.default_rng([seed, len(method)]).permutation(1000).tolist(), strict=False))
+    write_csv(
+        run.folder / PSEUDONYMS, [{"subject": s, "pseudonym": n} for s, n in numbers.items()], ["subject", "pseudonym"]
+    )
     table, rng = [], np.random.default_rng(seed)
     for section, names in (("training", [f"t{k}" for k in range(30)]), ("test", subjects)):
         for name in names:
@@ -42,9 +48,11 @@ def finished_run(root, method, seed, ssim, error, gamma=None, subjects=SUBJECTS)
             codes = volumes + 20 * error * np.random.default_rng([seed, len(table)]).standard_normal(2)
             quality = {"SSIM_ED": ssim + 0.01 * rng.standard_normal(), "LPIPS_ED": 0.2, "MSE_ED": 0.01}
             values = dict(zip(NAMES, volumes, strict=True)) | {"z0": codes[0], "z1": codes[1]}
-            table.append({"subject": name, "section": section, **(quality if section == "test" else {}), **values})
+            table.append(
+                {"pseudonym": numbers[name], "section": section, **(quality if section == "test" else {}), **values}
+            )
     write_csv(
-        folder / "subjects.csv", table, ["subject", "section", "SSIM_ED", "LPIPS_ED", "MSE_ED", *NAMES, "z0", "z1"]
+        folder / "subjects.csv", table, ["pseudonym", "section", "SSIM_ED", "LPIPS_ED", "MSE_ED", *NAMES, "z0", "z1"]
     )
     torch.save({"images": torch.rand(2, 1, 8, 8), "reconstructions": torch.rand(2, 1, 8, 8)}, folder / "examples.pt")
     return run
@@ -145,6 +153,13 @@ def test_methods_that_were_judged_on_other_subjects_are_not_compared(tmp_path):
     [test] = paired_tests(runs)
     assert "different subjects" in test["undefined"]
     gather(runs, tmp_path)  # the tables are there all the same
+
+
+def test_subjects_whose_pseudonyms_are_lost_are_not_compared(runs, tmp_path):
+    (runs[0].folder / PSEUDONYMS).unlink()
+    assert {test["undefined"] for test in paired_tests(runs[:2])} == {
+        "pseudonyms.csv of a run, by which subjects are paired, lacks some of them"
+    }
 
 
 def test_the_reference_is_the_first_method_of_the_plan_even_where_it_lacks_a_seed(runs):

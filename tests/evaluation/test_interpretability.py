@@ -16,7 +16,7 @@ def records(count, seed, dims=6, follows=(0, 1, 2)):
     codes[:, list(follows)] = (attributes - 100) / 20
     drawn = codes + 0.5 * rng.standard_normal(codes.shape)
     return SimpleNamespace(
-        subjects=[f"s{seed}-{k}" for k in range(count)],
+        pseudonyms=[100 * seed + k for k in range(count)],
         codes=codes,
         attributes=attributes,
         sampled_codes=lambda seed: drawn + seed,

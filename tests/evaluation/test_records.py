@@ -34,14 +34,16 @@ def batches():
 
 
 def test_records_keep_the_order_of_the_subjects(batches):
-    records = run(SubjectRecords([{"subject": name} for name in "abcde"]), batches)
-    assert records.subjects == list("abcde")
+    records = run(
+        SubjectRecords([{"subject": name} for name in "abcde"], dict(zip("edcba", range(5), strict=True))), batches
+    )
+    assert records.pseudonyms == [4, 3, 2, 1, 0]
     assert records.attributes[:, 0].tolist() == [0, 1, 2, 3, 4]
     np.testing.assert_allclose(records.codes, torch.cat([b["codes"] for b in batches]))
 
 
 def test_a_second_run_starts_anew(batches):
-    records = SubjectRecords([])
+    records = SubjectRecords([], {})
     run(records, batches)
     run(records, batches)
     assert len(records.codes) == 5

@@ -75,7 +75,7 @@ def distance(image: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
 
 def records(codes: np.ndarray) -> SimpleNamespace:
     """Subjects whose attributes are those of their codes."""
-    return SimpleNamespace(codes=codes, attributes=MEAN + SCALE * codes, subjects=[f"s{k}" for k in range(len(codes))])
+    return SimpleNamespace(codes=codes, attributes=MEAN + SCALE * codes, pseudonyms=list(range(len(codes))))
 
 
 def hearts(count: int = 12, seed: int = 0) -> np.ndarray:

@@ -51,7 +51,7 @@ def test_one_subject_can_be_named(pair, phantoms, prepared, tmp_path):
     assert [item["subject"] for item in found.items] == [known]
     (pair / "phantom0002").rename(pair / "17")
     assert [item["subject"] for item in find_items(pair, tmp_path, subject=17).items] == ["17"]
-    with pytest.raises(ValueError, match=r"'phantom001' is not among the 2 of .*; did you mean 'phantom0001'\?"):
+    with pytest.raises(ValueError, match=r"'phantom001' is not among the 2 of "):
         find_items(pair, tmp_path, subject="phantom001")
 
 

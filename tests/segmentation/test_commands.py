@@ -36,7 +36,8 @@ def segmented(prepared, phantoms, tmp_path_factory):
 def test_training_reports_dice_of_held_out_subjects(segmented):
     assert {"segmentation.pt", "segmentation"} <= {path.name for path in segmented.iterdir()}
     rows = read_csv(segmented / "segmentation" / "segmentation.csv")
-    assert len(rows) == 2 * len({row["subject"] for row in rows}) > 0
+    assert len(rows) == 2 * len({row["pseudonym"] for row in rows}) > 0
+    assert {row["pseudonym"] for row in rows} == {row["pseudonym"] for row in read_csv(segmented / "pseudonyms.csv")}
     assert np.mean([float(row["LV_Dice"]) for row in rows]) > 0.8
     assert b"phantom" not in (segmented / "segmentation.pt").read_bytes()
 

@@ -41,9 +41,8 @@ def open_nifti(path: str | os.PathLike) -> nib.Nifti1Image:
     check_geometry(stored)
     header = kind.header_class(block)
     image = kind(ArrayProxy(str(path), header.copy()), None, header)
-    image._affine = (
-        header.get_best_affine()
-    )  # as nibabel does; given with the voxels, it would be written to the header
+    # As nibabel does it: an affine that is given with the voxels would be written into the header.
+    image._affine = header.get_best_affine()
     return image
 
 

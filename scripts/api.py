@@ -133,7 +133,8 @@ def load(
         if missing:
             raise FileNotFoundError(f"'{bundle}' is no bundle of this kind: {missing[0]} does not exist.")
         check_keys(overrides, declared_keys(files))
-        weights = Path(ckpt_path or root / "models" / "model.pt")
+        # Absolute, since MONAI would take a name that begins with $ for code.
+        weights = Path(ckpt_path or root / "models" / "model.pt").absolute()
         require_shipped(weights)
         if not weights.is_file():
             raise FileNotFoundError(

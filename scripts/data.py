@@ -370,15 +370,25 @@ def decode(data: np.ndarray) -> Any:
     """The item that ``encode`` has written; its tensors share the memory of ``data``.
 
     Raises:
-        ValueError: when the checksum is not that of the content.
+        ValueError: when the checksum is not that of the content, or the content not that of an entry.
     """
     if len(data) < 8 or zlib.crc32(data[4:]) != int.from_bytes(data[:4].tobytes(), "little"):
         raise ValueError("its checksum does not fit")
+    try:
+        return decode_content(data)
+    except (KeyError, TypeError, AttributeError, RuntimeError) as error:  # RecursionError is one
+        raise ValueError(f"its content is none ({error})") from error
+
+
+def decode_content(data: np.ndarray) -> Any:
+    """The item of an entry whose checksum fits; no code is in it, but names of types."""
     start = 8 + int.from_bytes(data[4:8].tobytes(), "little")
     header = json.loads(data[8:start].tobytes())
     values, item = torch.from_numpy(data), header["others"]
     for key, name, shape in header["tensors"]:
         kind = getattr(torch, name)
+        if not isinstance(kind, torch.dtype):
+            raise ValueError(f"it names the type {name}")
         size = math.prod(shape) * kind.itemsize
         item[key] = values[start : start + size].view(kind).view(shape)
         start += -(-size // ALIGNMENT) * ALIGNMENT

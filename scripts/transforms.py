@@ -28,7 +28,7 @@ from scipy import ndimage
 from torch.nn import functional
 
 from scripts.cohort.attributes import base_is_first, in_plane_power
-from scripts.cohort.layout import LABELS, PHASES, SubjectError, read_image, read_mask
+from scripts.cohort.layout import LABELS, PHASES, SubjectError, read_pair
 from scripts.inference.viewers import viewed_subject
 from scripts.views import LEVELS, View, as_view, checked_phases
 
@@ -54,12 +54,12 @@ class LoadSubjectd(Transform):
         for phase in self.phases:
             frame, image, mask = (item[f"{kind}_{phase}"] for kind in ("frame", "image", "mask"))
             try:
-                item[f"mask_{phase}"] = MetaTensor(torch.from_numpy(read_mask(mask, frame)[None]))
-                voxels, affine = read_image(image, frame)
+                voxels, labels, affine = read_pair(image, mask, frame)
             except SubjectError as error:
                 # Whose scan it is, prepare tells in cohort.csv, and no log. What lies behind the error has its path.
                 raise SubjectError(f"{error}; {AGAIN}") from SubjectError(str(error))
             meta = {"filename_or_obj": image}
+            item[f"mask_{phase}"] = MetaTensor(torch.from_numpy(labels[None]))
             item[f"image_{phase}"] = MetaTensor(torch.from_numpy(voxels[None]), affine=affine, meta=meta)
         return item
 

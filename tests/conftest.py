@@ -72,6 +72,11 @@ def scheduler(tmp_path_factory) -> Iterator[str]:
 
 @pytest.fixture
 def heart_mask() -> np.ndarray:
+    """A small label mask."""
+    return drawn_mask()
+
+
+def drawn_mask() -> np.ndarray:
     """A label mask (40, 40, 8) by hand: an LV in a ring of myocardium, an RV beside it, larger towards slice 0."""
     x, y = np.meshgrid(np.arange(40), np.arange(40), indexing="ij")
     mask = np.zeros((40, 40, 8), np.uint8)

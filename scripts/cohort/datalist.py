@@ -6,13 +6,13 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
 
 from scripts.cohort.attributes import AREAS, CARDIAC_OUTPUT, DERIVED, VOLUMES
-from scripts.cohort.layout import MASKS, PHASES, PREDICTED
+from scripts.cohort.layout import MASKS, PHASES, PREDICTED, printable
 from scripts.cohort.privacy import without_name
 from scripts.cohort.split import SECTIONS
 from scripts.storage import write_json
@@ -118,7 +118,7 @@ def read_datalist(path: str | os.PathLike) -> dict[str, Any]:
         raise FileNotFoundError(f"datalist '{path}' does not exist; 'run prepare' with cohort.json writes it.")
     try:
         content = json.loads(Path(path).read_text())
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:  # no JSON, no UTF-8, or nested beyond reason
         raise ValueError(
             f"datalist '{path}' is not valid JSON ({error}); write it again with 'run prepare'."
         ) from error
@@ -198,9 +198,21 @@ def wrong_keys(item: Mapping[str, Any]) -> list[str]:
     for key, types in expected.items():
         if key in item and (not isinstance(item[key], types) or isinstance(item[key], bool)):
             wrong.append(f"{key} is of type {type(item[key]).__name__}")  # the value may be a subject's name
-    if os.sep in str(item.get("subject", "")) or item.get("subject") in ("", ".", ".."):
+    if not wrong and not is_folder_name(item["subject"]):
         wrong.append("subject is no name of a folder")
+    if not wrong:
+        wrong += [f"{key} is no path within dataset_dir" for key in FILE_KEYS if not is_inside(item[key])]
     return wrong
+
+
+def is_folder_name(name: str) -> bool:
+    """Whether a subject's name is that of a folder, and leads nowhere else."""
+    return os.sep not in name and name not in ("", ".", "..") and printable(name) == name
+
+
+def is_inside(path: str) -> bool:
+    """Whether a path is one below the folder that it is relative to, by its words: links there are the owner's."""
+    return not os.path.isabs(path) and ".." not in PurePath(path).parts and printable(path) == path
 
 
 def check_attributes(items: Sequence[Mapping[str, Any]], attributes: Sequence[str], datalist: Any) -> None:

@@ -21,8 +21,8 @@ from scripts.cohort.layout import (
     frame_time,
     open_scan,
     phase_files,
-    read_image,
-    read_mask,
+    printable,
+    read_pair,
 )
 from scripts.cohort.quality import QualityRules, check_mask, heart_slices
 from scripts.parallel import Failed, Workers, parallel_map
@@ -68,7 +68,7 @@ def examine_subject(folder: Path, rules: QualityRules, masks_dir: str | os.PathL
     Raises:
         OSError: for a file that is there and cannot be read now, as when a share fails: another attempt may succeed.
     """
-    row: dict[str, Any] = {"subject": folder.name, "status": "excluded", "reason": "", "warnings": []}
+    row: dict[str, Any] = {"subject": printable(folder.name), "status": "excluded", "reason": "", "warnings": []}
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
@@ -94,6 +94,8 @@ def measure(folder: Path, rules: QualityRules, row: dict[str, Any], masks_dir: s
     Raises:
         SubjectError: with the reason why the subject cannot be used; what was measured before stays in the row.
     """
+    if printable(folder.name) != folder.name:
+        raise SubjectError(f"the folder's name {folder.name!a} has control characters or is not UTF-8; rename it")
     files = phase_files(folder, masks_dir)
     row["mask"] = max((phase.mask_kind for phase in files.values()), key=MASK_TRUST.index)
     masks, affines, spacing = {}, {}, {}
@@ -141,10 +143,7 @@ def cardiac_output(stroke_volume: float, files: PhaseFiles) -> dict[str, float]:
 
 def read_phase(files: PhaseFiles, phase: str) -> tuple[np.ndarray, np.ndarray]:
     """Read the mask of a phase and check that its scan can be used with it; returns mask and affine (mm)."""
-    mask = read_mask(files.mask, files.frame)
-    image, affine = read_image(files.image, files.frame)
-    if image.shape != mask.shape:
-        raise SubjectError(f"{phase}: scan has shape {image.shape} but its mask has {mask.shape}")
+    image, mask, affine = read_pair(files.image, files.mask, files.frame)
     low, high = np.percentile(image, (1, 99))
     if low == high:
         raise SubjectError(f"{phase}: the scan is constant ({low:g}), there is nothing to see")

@@ -5,19 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from scripts.cohort.datalist import wrong_keys
 from scripts.cohort.examine import examine_all
-from scripts.cohort.layout import MASKS
+from scripts.cohort.layout import MASKS, printable
 from scripts.cohort.privacy import summarized
 from scripts.cohort.quality import QualityRules
 from scripts.parallel import Failed, Workers
 from scripts.storage import explained, file_state
 
-EXAMINATION = 3  # raise it when rows are made in another way, so that no row of an older journal is reused
+EXAMINATION = 4  # raise it when rows are made in another way, so that no row of an older journal is reused
 
 
 def examine_changed(
@@ -31,13 +32,14 @@ def examine_changed(
     """
     journal, masks_dir = target / "examined.jsonl", target / MASKS
     keys = [fingerprint(folder, rules, masks_dir) for folder in folders]
-    known = read_journal(journal, set(keys))
+    names = [printable(folder.name) for folder in folders]
+    known = read_journal(journal, dict(zip(keys, names, strict=True)))
     changed = [folder for folder, key in zip(folders, keys, strict=True) if key not in known]
     waiting = [key for key in keys if key not in known]
     with open(journal, "a") as file:
         for folder, key, row in zip(changed, waiting, examine_all(changed, rules, workers, masks_dir), strict=True):
             if isinstance(row, Failed):
-                known[key] = {"subject": folder.name, "status": "excluded", "reason": row.reason, "warnings": []}
+                known[key] = failed_row(folder, row)
                 continue
             known[key] = compact(row)
             # The newline comes first, so that a line torn by a kill cannot spoil the one after it.
@@ -48,6 +50,11 @@ def examine_changed(
     for count, text in summarized((row["subject"], text) for row in rows for text in row["warnings"]):
         print(f"  warning about {count} subjects: {text} (whose: see 'warnings' in {journal})")
     return rows
+
+
+def failed_row(folder: Path, failed: Failed) -> dict[str, Any]:
+    """The row of a subject whose examination failed."""
+    return {"subject": printable(folder.name), "status": "excluded", "reason": failed.reason, "warnings": []}
 
 
 def fingerprint(folder: Path, rules: QualityRules, masks_dir: Path) -> str:
@@ -63,16 +70,28 @@ def compact(row: Mapping[str, Any]) -> dict[str, Any]:
     return {sys.intern(key): value for key, value in row.items()}
 
 
-def read_journal(path: Path, keys: Collection[str]) -> dict[str, dict[str, Any]]:
-    """Read the rows of some subjects, by their fingerprint; a line torn by a kill is dropped."""
+def is_row(row: Any, subject: str) -> bool:
+    """Whether a row is one that the examination makes of a subject; its paths and name are followed unseen."""
+    if not isinstance(row, dict) or row.get("subject") != subject or not isinstance(row.get("reason"), str):
+        return False
+    return row.get("status") == "excluded" or (row.get("status") == "included" and not wrong_keys(row))
+
+
+def read_journal(path: Path, subjects: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """Read the rows of some subjects; a line torn by a kill, or that no examination has written, is dropped.
+
+    Args:
+        path: the journal.
+        subjects: fingerprint to the subject's name.
+    """
     known: dict[str, dict[str, Any]] = {}
     if path.exists():
         with open(path, errors="replace") as file:
             for line in file:
                 try:
                     entry = json.loads(line)
-                    if entry["key"] in keys:
+                    if entry["key"] in subjects and is_row(entry["row"], subjects[entry["key"]]):
                         known[entry["key"]] = compact(entry["row"])
-                except (json.JSONDecodeError, KeyError, TypeError, AttributeError):
+                except (ValueError, KeyError, TypeError, RecursionError):
                     continue
     return known

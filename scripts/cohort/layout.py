@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 import warnings
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -15,10 +16,11 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-from nibabel.openers import ImageOpener
+from nibabel.spatialimages import HeaderDataError
 from numpy.typing import DTypeLike
 from scipy.ndimage import median_filter
 
+from scripts.cohort.headers import HeaderError, open_nifti
 from scripts.storage import atomic_path, file_state
 
 PHASES = ("ED", "ES")
@@ -29,7 +31,10 @@ MASK_KINDS = {"label": "manual", "seg": "automatic"}  # by prefix; manual masks 
 PREDICTED = "predicted"  # a mask that this bundle made, kept apart from the scans
 MASK_TRUST = (*MASK_KINDS.values(), PREDICTED)  # the most trusted first
 CINE_FRAMES = 10  # fewer than these are no cine whose volume changes little from frame to frame
-VOXEL_SIZES = (0.2, 60.0)  # mm; beyond, the unit is another or the header is broken
+MAX_INTENSITY = 1e30  # beyond, differences of voxels overflow
+MAX_ORIGIN = 1e6  # mm; a scan that lies a kilometer off leaves no digits for the place of its voxels
+LABEL_TOLERANCE = 1e-3  # a label that was scaled and stored as a float is not exactly its number
+UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")  # control characters, bytes that are not UTF-8, line and paragraph ends
 EXPECTED_LAYOUT = (
     "expected one folder per subject with sa_ED.nii.gz, sa_ES.nii.gz and their masks label_sa_*.nii.gz or "
     "seg_sa_*.nii.gz, or the cine sa.nii.gz with seg_sa.nii.gz"
@@ -55,6 +60,11 @@ class PhaseFiles:
     mask: Path
     frame: int | None = None
     mask_kind: str = "manual"
+
+
+def printable(name: str) -> str:
+    """A name with what would break a line of a table or log, or fits into no text file, written as its code."""
+    return "".join(ascii(each)[1:-1] if unicodedata.category(each) in UNPRINTABLE else each for each in name)
 
 
 def find_subjects(dataset_dir: str | os.PathLike, output_dir: str | os.PathLike | None = None) -> list[Path]:
@@ -161,8 +171,8 @@ def mask_origin(scan: Path, network: str) -> str:
 def read_origin(mask: Path) -> str:
     """What a predicted mask says that it was made from; nothing where there is none that can be read."""
     try:
-        return nib.load(mask).header["descrip"].item().decode()
-    except (OSError, nib.filebasedimages.ImageFileError):
+        return open_scan(mask).header["descrip"].item().decode(errors="replace")
+    except SubjectError:
         return ""
 
 
@@ -195,7 +205,7 @@ def read_image(path: str | os.PathLike, frame: int | None = None) -> tuple[np.nd
 
     Raises:
         SubjectError: for an unreadable file, a wrong number of axes, a voxel size that is not positive, or
-            voxels that are not finite.
+            voxels that are not finite or too large to reckon with.
     """
     return _read(path, frame, axes=(3,))
 
@@ -209,7 +219,10 @@ def _read(path: str | os.PathLike, frame: int | None, axes: tuple[int, ...]) -> 
     image = open_scan(path)
     voxels = _voxels(image, path, frame, axes)
     if not np.isfinite(voxels).all():
-        raise SubjectError(f"{Path(path).name} has voxels that are not finite (NaN or infinite)")
+        raise SubjectError(f"{Path(path).name} has voxels that are not finite (NaN or infinite); expected numbers")
+    largest = max(voxels.max(), -voxels.min())
+    if largest > MAX_INTENSITY:
+        raise SubjectError(f"{Path(path).name} has voxels of {largest:g}; expected less than {MAX_INTENSITY:g}")
     return voxels, spacing_affine(image, path)
 
 
@@ -226,40 +239,51 @@ def read_stored(path: str | os.PathLike, frame: int | None = None) -> tuple[np.n
 def read_mask(path: str | os.PathLike, frame: int | None = None) -> np.ndarray:
     """Read a label mask as uint8: (X, Y, Z), or (X, Y, Z, T) of a cine when no frame is named.
 
+    Floats that are labels but for rounding, as a scaled mask has them, are these labels.
+
     Raises:
         SubjectError: for an unreadable file, or labels other than 0 (background), 1 (LV), 2 (Myo), 3 (RV).
     """
     mask = _voxels(open_scan(path), path, frame, axes=(3, 4) if frame is None else (3,))
-    unknown = sorted(set(np.unique(mask).tolist()) - {0.0, *map(float, LABELS.values())})
-    if unknown:
+    found = np.unique(mask)
+    nearest = np.clip(np.rint(found), 0, max(LABELS.values()))
+    unknown = found[~(np.abs(found - nearest) <= LABEL_TOLERANCE)]  # NaN is among them
+    if unknown.size:
         listed = ", ".join(f"{label:g}" for label in unknown[:5])
         raise SubjectError(f"{Path(path).name} has unknown labels {listed}; expected 0, 1 (LV), 2 (Myo), 3 (RV)")
-    return mask.astype(np.uint8)
+    return np.rint(mask).astype(np.uint8)
+
+
+def read_pair(
+    image: str | os.PathLike, mask: str | os.PathLike, frame: int | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Read a phase's scan and mask, which are of one grid; returns voxels, mask and affine.
+
+    Raises:
+        SubjectError: as ``read_image`` and ``read_mask``, and for two shapes.
+    """
+    labels = read_mask(mask, frame)
+    voxels, affine = read_image(image, frame)
+    if voxels.shape != labels.shape:
+        raise SubjectError(
+            f"{Path(image).name}: scan has shape {voxels.shape} but its mask has {labels.shape}; expected the same"
+        )
+    return voxels, labels, affine
 
 
 def open_scan(path: str | os.PathLike) -> nib.Nifti1Image:
-    """Open a NIfTI file whose header can be trusted as far as its voxel size; voxels are not read yet.
+    """Open a NIfTI file whose header can be trusted; voxels are not read yet.
 
     Raises:
-        SubjectError: for an unreadable file, or a voxel size of zero.
+        SubjectError: for an unreadable file, or a header that is not of a scan or mask, see ``open_nifti``.
     """
     try:
-        image = nib.load(path)
-        with ImageOpener(path) as file:
-            stored = image.header_class.from_fileobj(file, check=False)
+        return open_nifti(path)
+    except HeaderError as error:
+        raise SubjectError(f"{Path(path).name} {error}") from error
     except Exception as error:  # nibabel raises many kinds for a broken header
-        raise SubjectError(f"{Path(path).name} cannot be opened ({_without_folder(error, path)})") from error
-    unit = image.header.get_xyzt_units()[0]
-    if unit not in ("mm", "unknown"):
-        raise SubjectError(f"{Path(path).name} gives its voxel size in {unit}; expected mm")
-    size = np.abs(stored["pixdim"][1:4])  # as stored: nibabel reads a zero as 1 mm, and every volume would be wrong
-    if not ((size >= VOXEL_SIZES[0]) & (size <= VOXEL_SIZES[1])).all():  # neither is NaN
-        listed = ", ".join(f"{value:.4g}" for value in size)
-        raise SubjectError(
-            f"{Path(path).name} has voxel size {listed}; expected three numbers from {VOXEL_SIZES[0]:g} to "
-            f"{VOXEL_SIZES[1]:g} in mm"
-        )
-    return image
+        words = " ".join(_without_folder(error, path).split()) or type(error).__name__
+        raise SubjectError(f"{Path(path).name} cannot be opened ({words}); expected a NIfTI file") from error
 
 
 def _voxels(
@@ -269,16 +293,16 @@ def _voxels(
     axes: tuple = (3,),
     dtype: DTypeLike | None = np.float32,
 ) -> np.ndarray:
-    name = Path(path).name
+    name, shape = Path(path).name, image.shape if frame is None else image.shape[:-1]
+    if len(shape) not in axes:
+        raise SubjectError(f"{name} has shape {image.shape}; expected {' or '.join(map(str, axes))} axes")
     try:
         voxels = image.dataobj if frame is None else image.dataobj[..., frame]
-        voxels = np.asarray(voxels, dtype=dtype)
+        with np.errstate(all="ignore"):  # a scale that overflows gives voxels that are not finite
+            return np.asarray(voxels, dtype=dtype)
     except Exception as error:  # truncated gzip, short file, frame out of range
         told = _without_folder(error, path) or type(error).__name__
         raise SubjectError(f"{name} cannot be read to its end ({told})") from error
-    if voxels.ndim not in axes:
-        raise SubjectError(f"{name} has shape {voxels.shape}; expected {' or '.join(map(str, axes))} axes")
-    return voxels
 
 
 def _without_folder(error: Exception, path: str | os.PathLike) -> str:
@@ -300,7 +324,9 @@ def spacing_affine(image: nib.Nifti1Image, path: str | os.PathLike = "") -> np.n
     affine = np.asarray(image.affine, dtype=float)
     scale = np.linalg.norm(affine[:3, :3], axis=0)
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3] / np.where(scale, scale, 1))) < 1e-3:
-        raise SubjectError(f"{Path(path).name} has an affine that is not invertible")
+        raise SubjectError(f"{Path(path).name} has an affine that is not invertible; expected finite numbers")
+    if np.abs(affine[:3, 3]).max() > MAX_ORIGIN:
+        raise SubjectError(f"{Path(path).name} has its origin further off than {MAX_ORIGIN:g} mm; expected less")
     if np.abs(scale / zooms - 1).max() <= 0.01:
         return affine
     warnings.warn(
@@ -340,8 +366,21 @@ def write_like(
         voxels: (X, Y, Z), or (X, Y, Z, T) of a cine, in the scan's own grid; written as float32, or as integers.
         scan: the NIfTI file, 3D or 4D, whose affine, codes and units are taken over as they are.
         description: for the header's field of that name, up to 79 characters; None keeps the scan's.
+
+    Raises:
+        SubjectError: for a scan that cannot be opened, or whose header cannot be written again.
     """
-    reference = nib.load(scan)
+    reference = open_scan(scan)
+    try:
+        image = image_like(voxels, reference, description)
+        with atomic_path(path) as part:
+            nib.save(image, part)
+    except (HeaderDataError, ValueError) as error:
+        raise SubjectError(f"{Path(scan).name} has a header that nothing can be written with ({error})") from error
+
+
+def image_like(voxels: np.ndarray, reference: nib.Nifti1Image, description: str | None) -> nib.Nifti1Image:
+    """Voxels with the header of an image."""
     voxels = voxels.astype(np.float32) if voxels.dtype.kind == "f" else voxels
     image = nib.Nifti1Image(voxels, reference.affine, reference.header)
     image.header.set_data_dtype(voxels.dtype)
@@ -350,8 +389,7 @@ def write_like(
     image.header["cal_min"] = image.header["cal_max"] = 0  # the scan's display range is not that of these voxels
     if description is not None:
         image.header["descrip"] = description
-    with atomic_path(path) as part:
-        nib.save(image, part)
+    return image
 
 
 def frame_time(scan: str | os.PathLike) -> float:

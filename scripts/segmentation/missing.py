@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from nibabel.spatialimages import HeaderDataError
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
@@ -112,8 +111,8 @@ def write_mask(scan: Scan, content: tuple[np.ndarray, list[float]] | str, segmen
     scan.mask.parent.mkdir(parents=True, exist_ok=True)
     try:
         write_like(scan.mask, segmenter(*content), scan.image, mask_origin(scan.image, network))
-    except HeaderDataError as error:
-        return f"{scan.image.name} has a header that no mask can be written with ({error})"
+    except SubjectError as error:
+        return str(error)
     return ""
 
 

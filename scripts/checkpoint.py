@@ -163,6 +163,11 @@ def find_weights(output_dir: str | os.PathLike, bundle_root: str | os.PathLike, 
     raise FileNotFoundError(f"no trained weights: neither {listed} exists; name a file with --ckpt_path.")
 
 
+def finite(*weights: Mapping[str, torch.Tensor]) -> bool:
+    """Whether all weights are numbers."""
+    return all(bool(tensor.isfinite().all()) for each in weights for tensor in each.values())
+
+
 class TrainingCheckpoint:
     """Keep the last state and the best weights of a training, stop it in time, and resume it.
 
@@ -262,10 +267,11 @@ class TrainingCheckpoint:
             FloatingPointError: for weights or a metric that are not finite; what was saved before stays.
         """
         epoch, weights = engine.state.epoch, self.network.state_dict()
+        others = {name: module.state_dict() for name, module in self.modules.items()}
         # else there is no metric, or one of an earlier epoch
         validated = self.evaluator is not None and self.evaluator.state.epoch == epoch
         value = float(self.evaluator.state.metrics[self.metric]) if validated else math.inf
-        if (validated and not math.isfinite(value)) or not all(tensor.isfinite().all() for tensor in weights.values()):
+        if (validated and not math.isfinite(value)) or not finite(weights, *others.values()):
             raise FloatingPointError(
                 f"weights or {self.metric} ({value}) not finite after epoch {epoch}, which is not saved. Run the same "
                 "command with a lower --learning_rate: it resumes from the epoch before."
@@ -276,8 +282,7 @@ class TrainingCheckpoint:
             self.best, self.best_epoch = value, epoch
             self.save(weights, BEST)
         state = {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()}
-        state |= {name: module.state_dict() for name, module in self.modules.items()}
-        state |= {"network": weights, "epoch": epoch, "best": self.best, "best_epoch": self.best_epoch}
+        state |= others | {"network": weights, "epoch": epoch, "best": self.best, "best_epoch": self.best_epoch}
         if hasattr(engine, "loss_scaler"):
             state["loss_scaler"] = engine.loss_scaler.state_dict()
         self.save(state, LAST)

@@ -16,7 +16,6 @@ import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cached_property
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -33,7 +32,7 @@ from tqdm import tqdm
 
 from scripts.cohort.datalist import FILE_KEYS
 from scripts.cohort.layout import SubjectError
-from scripts.storage import file_state, output_folder
+from scripts.storage import explained, file_state, output_folder
 
 FORMAT = 1  # of an entry; raise it when entries are written or found in another way
 ALIGNMENT = 16  # bytes; no type of tensors needs more
@@ -98,22 +97,26 @@ class SeededBySubject:
 
     transform: Any
 
-    @cached_property
-    def epoch_seed(self) -> torch.Tensor:
-        """In memory that is shared with the workers of a loader: those that persist learn of a new epoch by it."""
-        return torch.full((), UNSEEDED, dtype=torch.int64).share_memory_()
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        # In memory that is shared with the workers of a loader: those that persist learn of a new epoch by it.
+        self.epoch_seed = torch.full((), UNSEEDED, dtype=torch.int64).share_memory_()
+        super().__init__(*args, **kwargs)
 
     def set_random_state(self, seed: int | None = None, state: np.random.RandomState | None = None) -> SeededBySubject:
-        """Take an epoch's seed. ``set_rnd`` calls it, and then visits no subject; that of a worker is passed over."""
+        """Take an epoch's seed. ``set_rnd`` calls it, and then visits no subject.
+
+        In the worker of a loader, it passes over a seed of that worker, if there is one of the epoch.
+        """
         if get_worker_info() is None:
             self.epoch_seed.fill_(UNSEEDED if seed is None else seed)
+        if get_worker_info() is None or int(self.epoch_seed) == UNSEEDED:
             self.transform.set_random_state(seed, state)
         return self
 
     def seed(self, index: int) -> None:
         """Seed the random transforms for a subject, where there is an epoch's seed."""
         if (seed := int(self.epoch_seed)) != UNSEEDED:
-            self.transform.set_random_state(int(np.random.SeedSequence([seed, index]).generate_state(1)[0]))
+            self.transform.set_random_state(int(np.random.SeedSequence([seed, index % len(self)]).generate_state(1)[0]))
 
 
 class MemoryCacheDataset(SeededBySubject, CacheDataset):
@@ -174,7 +177,10 @@ class DiskCacheDataset(SeededBySubject, PersistentDataset):
         todo = _Todo(self, missing[first:] + missing[:first])
         workers = max(1, joblib.cpu_count() // idist.get_nproc_per_node()) if len(missing) > FEW else 0
         # With a generator of its own: whether there was something to fill must not change what the training draws.
-        loader = torch.utils.data.DataLoader(todo, batch_size=None, num_workers=workers, generator=torch.Generator())
+        patience = STALLED if workers else 0
+        loader = torch.utils.data.DataLoader(
+            todo, batch_size=None, num_workers=workers, timeout=patience, generator=torch.Generator()
+        )
         bar = tqdm(loader, desc="cache", unit="subject", total=len(todo), disable=idist.get_rank() > 0)
         for problem in bar:
             if problem:
@@ -333,8 +339,9 @@ def write_entry(path: Path, item: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".part-{uuid.uuid4().hex}")
     try:
-        part.write_bytes(encode(item))
-        part.replace(path)
+        with explained(path):
+            part.write_bytes(encode(item))
+            part.replace(path)
     finally:
         part.unlink(missing_ok=True)
 

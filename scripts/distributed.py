@@ -63,12 +63,16 @@ def local_batch_size(batch_size: int) -> int:
     return batch_size // processes
 
 
+def gather_uneven(values: torch.Tensor) -> torch.Tensor:
+    """The rows (B, ...) of all processes, which may have different numbers of them, without gradient."""
+    if idist.get_world_size() == 1:
+        return values.detach()
+    return evenly_divisible_all_gather(values.detach().to(idist.device()))
+
+
 class GatheredMetric(EpochMetric):
     """Ignite's ``EpochMetric``, for processes that may have different numbers of subjects."""
 
     def compute(self) -> float:
         """The metric of the subjects of all processes, in each of them."""
-        gathered = [torch.cat(values) for values in (self._predictions, self._targets)]
-        if idist.get_world_size() > 1:
-            gathered = [evenly_divisible_all_gather(values) for values in gathered]
-        return self.compute_fn(*gathered)
+        return self.compute_fn(*(gather_uneven(torch.cat(values)) for values in (self._predictions, self._targets)))

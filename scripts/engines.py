@@ -104,11 +104,13 @@ class Batch:
         attributes: of the images of all processes, (processes * B, A).
         codes: of the same images, (processes * B, D), without gradient; None where each process has one part, whose
             codes are known as soon as they are needed.
+        reading: error of the reader on this process's scans, without gradient; None where there is no reader.
     """
 
     parts: list[Part]
     attributes: torch.Tensor | None = None
     codes: torch.Tensor | None = None
+    reading: torch.Tensor | None = None
 
 
 @dataclass
@@ -265,8 +267,11 @@ class AutoencoderTrainer(SupervisedTrainer):
         """One step of the reader, on the scans of the batch."""
         reader.optimizer.zero_grad(set_to_none=True)
         blur = reader.draw_blur(batch.parts[0].image.device)
+        batch.reading = torch.zeros((), device=batch.parts[0].image.device)
         for part in batch.parts:
-            (reader.scan_error(part.image, blur).mean() * part.share).backward()
+            error = reader.scan_error(part.image, blur).mean() * part.share
+            error.backward()
+            batch.reading = batch.reading + error.detach()
         average_gradients(reader.parameters())
         reader.optimizer.step()
 
@@ -330,6 +335,8 @@ class AutoencoderTrainer(SupervisedTrainer):
     def _finish(self, batch: Batch, outcomes: Sequence[Outcome], terms: Mapping[str, torch.Tensor]) -> dict:
         """Put everything into ``state.output``, and tell the handlers. The first term is the loss."""
         self.loss_scaler.update()
+        if batch.reading is not None:
+            terms = {**terms, "reading_loss": gather_rows(batch.reading[None]).mean()}
         if outcomes[0].change is not None:
             changes = torch.cat([outcome.change for outcome in outcomes])
             terms = {**terms, "change_loss": gather_rows(changes[:, None]).mean()}

@@ -20,6 +20,7 @@ from monai.utils import set_determinism
 from monai.utils.enums import CommonKeys as Keys
 from torch.utils.tensorboard import SummaryWriter
 
+from scripts.distributed import gather_uneven
 from scripts.engines import CODES, TERMS
 from scripts.figures import reconstruction_figure, traversal_figure
 from scripts.metrics import active_units
@@ -52,8 +53,7 @@ class EpochSeed:
     def __call__(self, engine: Engine) -> None:
         seed = int(np.random.SeedSequence([self.seed, engine.state.epoch]).generate_state(1)[0])
         set_determinism(seed)
-        # Random transforms have generators of their own, and each process augments its own images.
-        set_rnd(engine.data_loader.dataset, seed + idist.get_rank())
+        set_rnd(engine.data_loader.dataset, seed)  # random transforms have generators of their own
 
 
 class LinearDecay:
@@ -177,10 +177,11 @@ class CollapseGuard:
 
     def look(self, engine: Engine) -> None:
         """Count the active dimensions; the first epochs of a training may have none."""
-        codes = torch.cat(engine.state.codes).numpy()
-        active = active_units(codes) if len(codes) > 1 else self.needed
+        codes = gather_uneven(torch.cat(engine.state.codes)).cpu().numpy()
+        judged = len(codes) > 1 and np.isfinite(codes).all()  # what is not finite stops the training
+        active = active_units(codes) if judged else self.needed
         collapsed = active < self.needed
-        if collapsed and self.before:
+        if collapsed and self.before and idist.get_rank() == 0:
             warnings.warn(
                 f"posterior collapse: of {codes.shape[1]} dimensions, {active} vary among the {len(codes)} validation "
                 f"subjects in epoch {engine.state.epoch}, and at least {self.needed} should; the decoder passes over "

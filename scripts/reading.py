@@ -1,9 +1,9 @@
 """A reader of images, which learns on scans where the heart is, and teaches the decoder to draw it there.
 
-A decoder whose maps do what a code asks for may still draw softer walls, or apical slices that look like more heart
-than their maps show: errors of images hardly tell, since few pixels are concerned. What a segmentation reads in them
-does. Neither paper nor Soft-IntroVAE has it. The instruments of an evaluation are other networks, trained by
-themselves, and never see this one.
+A decoder whose maps do what a code asks for may still draw walls that are too soft, or apical slices that look like
+more heart than their maps say. Few pixels are concerned, so that the reconstruction error hardly notices; what a
+segmentation reads in the images does. Neither the paper nor Soft-IntroVAE has this term. The instruments of an
+evaluation are other networks, trained by themselves, and never see this one.
 """
 
 from __future__ import annotations

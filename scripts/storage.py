@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import csv
 import errno
-import glob
 import json
 import os
+import re
 import socket
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -14,7 +14,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-PART = f".part-{socket.gethostname()}-"  # what the names of this machine's half-written files begin with
+PROCESSES = Path("/proc/self/ns/pid")  # containers may share a name, but number their processes each for itself
+MACHINE = f"{socket.gethostname()}.{PROCESSES.stat().st_ino if PROCESSES.exists() else 0}"
+PART = ".part-{process}@{machine}~{name}"  # of a half-written file
 # What a file system or a limit of the process refuses: no other file of the folder would fare better.
 REMEDIES = {
     errno.ENOSPC: "make room on its disk",
@@ -24,7 +26,10 @@ REMEDIES = {
     errno.ENFILE: "close other programs, which have too many files open",
     errno.EROFS: "make its file system writable",
     errno.ENOENT: "bring its folder back, which was there before",
+    errno.ENODEV: "mount its file system again",
     errno.ENOTCONN: "mount its file system again",
+    errno.EHOSTDOWN: "mount its file system again",
+    errno.ETIMEDOUT: "mount its file system again",
     errno.ESTALE: "mount its file system again",
 }
 
@@ -44,7 +49,7 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
         StorageError: where nothing can be written, naming the file and what to do.
     """
     target = Path(path)
-    part = target.with_name(f"{PART}{os.getpid()}-{target.name}")
+    part = target.with_name(PART.format(process=os.getpid(), machine=MACHINE, name=target.name))
     try:
         with explained(target):
             yield part
@@ -61,6 +66,8 @@ def explained(path: Path) -> Iterator[None]:
     """Turn what a file system refuses while ``path`` is written into a ``StorageError``."""
     try:
         yield
+    except StorageError:
+        raise
     except Exception as error:
         number = refusal(error, path.parent)
         if number is None:
@@ -85,9 +92,10 @@ def refusal(error: BaseException | None, folder: Path) -> int | None:
     found = None
     while error is not None:
         if isinstance(error, OSError) and error.errno in REMEDIES:
-            found = error.errno
-        error = error.__cause__ or error.__context__
-    return None if found == errno.ENOENT and folder.is_dir() else found
+            there = error.errno == errno.ENOENT and folder.is_dir()  # then another file was looked for
+            found = found if there else error.errno
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return found
 
 
 def output_folder(path: str | os.PathLike, key: str = "output_dir") -> Path:
@@ -111,10 +119,12 @@ def output_folder(path: str | os.PathLike, key: str = "output_dir") -> Path:
 
 def remove_leftovers(folder: Path) -> None:
     """Remove the half-written files of processes of this machine that are no more."""
-    for part in folder.glob(f"{glob.escape(PART)}*"):
-        process = part.name.removeprefix(PART).partition("-")[0]
-        if process.isdecimal() and not alive(int(process)):
-            part.unlink(missing_ok=True)
+    mine = re.compile(PART.format(process=r"(\d{1,9})", machine=re.escape(MACHINE), name=".*"))
+    for part in folder.iterdir():
+        found = mine.fullmatch(part.name)
+        if found and not alive(int(found[1])):
+            with suppress(OSError):  # another run of the same moment, or somebody else's
+                part.unlink()
 
 
 def alive(process: int) -> bool:

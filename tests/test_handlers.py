@@ -152,17 +152,6 @@ def test_walks_are_drawn_in_evaluation_mode_from_this_evaluation_alone(tmp_path)
     assert not network.training
 
 
-def test_each_process_augments_its_own_images(monkeypatch):
-    images, noise = [], []
-    for rank in (0, 1):
-        monkeypatch.setattr("ignite.distributed.get_rank", lambda rank=rank: rank)
-        seen = drawn(1)
-        images.append([batch for batch, _ in seen])
-        noise.append([value for _, value in seen])
-    assert images[0] != images[1]
-    assert noise[0] == noise[1]
-
-
 def test_losses_are_read_at_their_interval_and_the_first_bad_one_is_named():
     engine = Engine(lambda engine, batch: {"terms": {"kl_real": float("nan") if batch == 0 else 1.0}})
     LossGuard(3).attach(engine)

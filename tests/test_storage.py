@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from scripts.storage import PART, StorageError, atomic_path, output_folder, read_csv, write_csv, write_json
+from scripts.storage import MACHINE, PART, StorageError, atomic_path, output_folder, read_csv, write_csv, write_json
 
 
 def test_an_error_leaves_the_old_file_and_no_remains(tmp_path):
@@ -66,8 +66,17 @@ def test_a_row_that_is_too_long_is_named(tmp_path):
 def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path):
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
-    gone, mine = tmp_path / f"{PART}{ended.pid}-a.csv", tmp_path / f"{PART}{os.getpid()}-b.csv"
-    others = [tmp_path / f".part-another-machine-{ended.pid}-c.csv", tmp_path / f"{PART}x-d.csv", mine]
+    gone = tmp_path / PART.format(process=ended.pid, machine=MACHINE, name="a.csv")
+    others = [
+        tmp_path / PART.format(process=process, machine=machine, name="b.csv")
+        for process, machine in (
+            (os.getpid(), MACHINE),
+            (ended.pid, f"another-{MACHINE}"),
+            (ended.pid, f"{MACHINE}0"),
+            ("x", MACHINE),
+            (10**20, MACHINE),
+        )
+    ]
     for path in (gone, *others):
         path.touch()
     output_folder(tmp_path)
@@ -97,3 +106,15 @@ def test_a_file_that_is_not_there_to_be_read_is_no_fault_of_the_folder(tmp_path)
     assert not isinstance(caught.value, StorageError)
     with pytest.raises(StorageError, match="bring its folder back"), atomic_path(tmp_path / "lost" / "a.csv") as part:
         part.touch()
+
+
+def test_a_full_disk_is_not_hidden_by_what_was_looked_for_before(tmp_path):
+    def write():
+        with atomic_path(tmp_path / "a.csv"):
+            try:
+                (tmp_path / "missing").read_text()
+            except FileNotFoundError:
+                raise OSError(errno.ENOSPC, "full")  # noqa: B904
+
+    with pytest.raises(StorageError, match="make room"):
+        write()

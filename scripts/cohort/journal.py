@@ -36,16 +36,15 @@ def examine_changed(
     known = read_journal(journal, dict(zip(keys, names, strict=True)))
     changed = [folder for folder, key in zip(folders, keys, strict=True) if key not in known]
     waiting = [key for key in keys if key not in known]
-    with open(journal, "a") as file:
+    with explained(journal), open(journal, "a") as file:
         for folder, key, row in zip(changed, waiting, examine_all(changed, rules, workers, masks_dir), strict=True):
             if isinstance(row, Failed):
                 known[key] = failed_row(folder, row)
                 continue
             known[key] = compact(row)
             # The newline comes first, so that a line torn by a kill cannot spoil the one after it.
-            with explained(journal):
-                file.write("\n" + json.dumps({"key": key, "row": row}))
-                file.flush()
+            file.write("\n" + json.dumps({"key": key, "row": row}))
+            file.flush()
     rows = [known[key] for key in keys]
     for count, text in summarized((row["subject"], text) for row in rows for text in row["warnings"]):
         print(f"  warning about {count} subjects: {text} (whose: see 'warnings' in {journal})")

@@ -64,7 +64,7 @@ def prepare(
         device: of that network.
 
     Raises:
-        FileNotFoundError: when there is no subject, or no such user table.
+        FileNotFoundError: when there is no subject, or no such user table, or when subjects vanish meanwhile.
         ValueError: when no subject can be used, or the user table does not fit.
     """
     target = output_folder(output_dir)
@@ -72,6 +72,7 @@ def prepare(
     table = read_user_table(dataset_dir, user_table)
     unsegmented = segment_missing(folders, target / MASKS, segmentation, device, workers) if segmentation else {}
     rows = examine_changed(folders, QualityRules(**(rules or {})), target, workers)
+    refuse_vanished(folders, rows, dataset_dir)
     rows = [row | table.get(row["subject"], {}) for row in explained(rows, unsegmented)]
     scanned = {row["subject"] for row in rows}
     unmatched = [line for line, subject in enumerate(table, start=2) if subject not in scanned]
@@ -88,6 +89,21 @@ def prepare(
     if not included:
         raise ValueError(
             f"none of the {len(rows)} subjects in '{dataset_dir}' can be used; see {target / 'cohort.csv'}."
+        )
+
+
+def refuse_vanished(folders: Sequence[Path], rows: Sequence[Mapping[str, Any]], dataset_dir: str | os.PathLike) -> None:
+    """Raise for a dataset that was lost meanwhile: a datalist of what is left of it would have another split.
+
+    Raises:
+        FileNotFoundError: naming the dataset, before cohort.csv and datalist.json are written.
+    """
+    excluded = [folder for folder, row in zip(folders, rows, strict=True) if row["status"] != "included"]
+    gone = sum(not os.path.isdir(folder) for folder in excluded)
+    if gone:
+        raise FileNotFoundError(
+            f"{gone} of {len(folders)} folders of dataset_dir '{dataset_dir}' have vanished while they were examined: "
+            "mount it again. The same command then goes on; cohort.csv and datalist.json are those of before."
         )
 
 

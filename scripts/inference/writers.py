@@ -16,7 +16,7 @@ from scripts.inference.loading import FAILURES, Failure
 from scripts.inference.page import Page
 from scripts.inference.records import Records
 from scripts.inference.results import attribute_row, code_row, result_of
-from scripts.storage import StorageError, output_folder, refused
+from scripts.storage import output_folder, refusal, refused
 from scripts.views import View, as_view, map_labels
 
 SEGMENTATION = "segmentation"
@@ -78,8 +78,9 @@ class SubjectWriter(ABC):
 
     def stop_where_nothing_can_be_written(self, error: Exception) -> None:
         """Raise when an error is one of the folder or the disk and not of a subject."""
-        if isinstance(error, StorageError):
-            raise refused(self.records.folder, error.errno)
+        number = refusal(error, self.records.folder)
+        if number is not None:
+            raise refused(self.records.folder, number)
         output_folder(self.records.folder)
 
 

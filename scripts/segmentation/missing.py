@@ -24,6 +24,7 @@ from scripts.cohort.layout import (
     read_scan,
     write_like,
 )
+from scripts.data import STALLED
 from scripts.parallel import Failed, Workers, parallel_map
 from scripts.segmentation.segmenter import Segmenter, load_segmenter
 
@@ -88,7 +89,7 @@ def segment_missing(
 def segment_here(scans: Sequence[Scan], segmenter: Segmenter, network: str, readers: int) -> Iterator[str]:
     """Segment scans with one network, which other processes read scans for; yields reasons, or "" where all is well."""
     ahead = min(readers, len(scans), READERS)
-    loader = DataLoader(_Scans(scans), batch_size=None, num_workers=ahead, prefetch_factor=1)
+    loader = DataLoader(_Scans(scans), batch_size=None, num_workers=ahead, prefetch_factor=1, timeout=STALLED)
     for scan, content in zip(scans, tqdm(loader, "segment", unit="scan"), strict=True):
         yield write_mask(scan, content, segmenter, network)
 

@@ -3,12 +3,13 @@
 ``python -m tests.benchmarks.soak <work folder> [--subjects 100] [--seeds 10] [--epochs 60] [--warmup 30]
 [--output soak.json]`` draws the phantoms, then runs the command line. Introspective methods show themselves generated
 images for all epochs after the warm-up, which is a larger share than in ``compact.json``: it is there that they can
-diverge. A run goes on where an earlier one in the same work folder stopped.
+diverge. Trainings that an earlier run in the same work folder has ended are taken from it.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import subprocess
 from collections.abc import Mapping
@@ -23,6 +24,7 @@ from scripts.charts import read_scalars
 from scripts.cohort.phantom import write_cohort
 from scripts.cohort.prepare import prepare
 from scripts.evaluation.study import command
+from scripts.storage import write_json
 from tests.benchmarks.report import RESULTS, write_result
 
 CONFIGS = Path(__file__).resolve().parents[2] / "bundle" / "configs"
@@ -46,7 +48,7 @@ def train(folder: Path, work: Path, overlays: tuple[str, ...], keys: Mapping[str
     files = [CONFIGS / name for name in ("train.json", "compact.json", "phantom.json", *overlays)]
     paths = {"dataset_dir": str(work / "scans"), "datalist": str(work / "datalist.json"), "output_dir": str(folder)}
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "run.log", "a") as log:
+    with open(folder / "run.log", "w") as log:
         return subprocess.run(command("training", files, {**paths, **keys}), stdout=log, stderr=log).returncode
 
 
@@ -99,8 +101,10 @@ def main() -> None:
     outcomes: dict[str, list[dict[str, Any]]] = {method: [] for method in METHODS}
     for seed, method in tqdm(runs, desc="soak", unit="training"):
         folder = work / f"{method}_{seed}"
-        status = train(folder, work, METHODS[method], {**keys, "seed": seed})
-        outcomes[method].append({"seed": seed, **outcome(folder, status, arguments.epochs)})
+        if not (folder / "outcome.json").is_file():
+            status = train(folder, work, METHODS[method], {**keys, "seed": seed})
+            write_json(folder / "outcome.json", {"seed": seed, **outcome(folder, status, arguments.epochs)})
+        outcomes[method].append(json.loads((folder / "outcome.json").read_text()))
     note = NOTE.format(**vars(arguments), first=arguments.warmup + 1)
     rows = [row(method, found) for method, found in outcomes.items()]
     write_result(arguments.output, "Soak: four methods from many seeds", note, rows, outcomes=outcomes)

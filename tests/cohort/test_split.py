@@ -30,5 +30,7 @@ def test_wrong_shares_are_refused(fractions):
 def test_split_from_a_column():
     rows = [{"subject": "a", "part": "test"}, {"subject": "b", "part": "training"}]
     assert split_by_column(rows, "part") == {"a": "test", "b": "training"}
-    with pytest.raises(ValueError, match="split_column 'part' is none of training, validation, test for 1 of 3 subjects"):
+    with pytest.raises(
+        ValueError, match="split_column 'part' is none of training, validation, test for 1 of 3 subjects"
+    ):
         split_by_column([*rows, {"subject": "c", "part": "train"}], "part")

@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 import pytest
 
+from scripts.cohort.datalist import load_items
+from scripts.cohort.privacy import pseudonyms_of
 from tests.faults.processes import Command, succeed
 from tests.faults.world import STEPS, commands, copy, draw
 
@@ -34,14 +36,23 @@ def undisturbed(tmp_path_factory) -> Undisturbed:
     draw(root)
     found = Undisturbed(commands(root), {}, {}, {})
     succeed(found.commands["prepare"].into(root / "warm"), root / "warm.log")  # starts the server, which takes its time
-    last = root / "nothing"
-    last.mkdir()
     for step in STEPS:
-        # prepare's results are where the datalist is expected; the others build upon the training's
+        found.before[step] = find_before(step, root)
+        # prepare's results are where the datalist is expected
         output = root / ("prepared" if step == "prepare" else step)
-        copy(last if step in ("evaluate", "infer") else root / "nothing", output)
-        found.before[step], found.after[step], last = last if step != "train" else root / "nothing", output, output
+        copy(found.before[step], output)
         start = time.monotonic()
         succeed(found.commands[step].into(output), root / f"{step}.log")
-        found.seconds[step] = time.monotonic() - start
+        found.seconds[step], found.after[step] = time.monotonic() - start, output
     return found
+
+
+def find_before(step: str, root: Path) -> Path:
+    """What a step finds: nothing, or a trained model, whose subjects have their numbers for an evaluation."""
+    before = root / f"before_{step}"
+    if step in ("evaluate", "infer"):
+        copy(root / "train", before)
+    before.mkdir(exist_ok=True)
+    if step == "evaluate":  # they are drawn at random once, and are another's in another folder
+        pseudonyms_of(load_items(root / "prepared" / "datalist.json", root / "scans"), before)
+    return before

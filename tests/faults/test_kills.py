@@ -10,7 +10,7 @@ import pytest
 
 from tests.faults.processes import Run, run, succeed
 from tests.faults.watching import watch_writes
-from tests.faults.world import STEPS, contents, copy, differences
+from tests.faults.world import STEPS, check_whole, contents, copy, differences
 
 KILLS = {"prepare": 12, "train": 14, "evaluate": 12, "infer": 12}  # 50
 
@@ -28,7 +28,7 @@ def test_killed_at_random_moments_and_run_again_equals_undisturbed(step, undistu
         time.sleep(moments.uniform(0, undisturbed.seconds[step]))
         killed += (unfinished := running.process.exitcode is None)
         running.kill()
-        contents(output)  # raises for a file that is not whole
+        check_whole(output)
         if not unfinished:
             copy(undisturbed.before[step], output)
     succeed(command, log)

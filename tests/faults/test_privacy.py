@@ -43,7 +43,7 @@ from scripts.packaging.contents import objection
 from scripts.packaging.identifiers import read_names
 from scripts.packaging.images import SIGNATURE
 from scripts.perceptual import TRUNKS_VARIABLE
-from scripts.storage import read_csv, write_csv, write_json
+from scripts.storage import atomic_path, read_csv, write_csv, write_json
 from scripts.transforms import LoadSubjectd
 from tests.conftest import ROOT
 from tests.documentation.conftest import write_trunks
@@ -342,7 +342,8 @@ class FullDisk(SubjectWriter):
     """Fails as a full disk does: with the path of what was written."""
 
     def write(self, item, output):
-        raise OSError(errno.ENOSPC, "No space left on device", f"/results/{item['subject']}/page.png")
+        with atomic_path(self.records.folder / f"{item['subject']}.png") as part:
+            raise OSError(errno.ENOSPC, "No space left on device", str(part))
 
 
 def user_table(folder: Path, text: str, **options) -> None:
@@ -376,7 +377,7 @@ MISTAKES = {
     ),
     "another layout": (of_another_layout, "Found: 3 folder, 1 "),
     "an unknown subject": (lambda f: find_items(f / "scans", f, subject="Nobody"), "is not among the 3 of"),
-    "a full disk": (full_disk, "takes no more (No space left on device)"),
+    "a full disk": (full_disk, "cannot be written (No space left on device)"),
 }
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.processes import limit, run, succeed, when
-from tests.faults.world import STEPS, contents, copy, differences, results
+from tests.faults.world import STEPS, check_whole, copy, differences, results
 
 ROOM = "64m"
 
@@ -51,7 +51,7 @@ def test_a_full_disk_is_told_and_nothing_is_lost(step, undisturbed, disk, tmp_pa
     status, text = run(command, tmp_path / "log")
     assert status != 0
     assert re.search(rf"'{disk}/output.*cannot be written \(No space left on device\): make room", text), text[-3000:]
-    contents(disk / "output")  # raises for a file that is not whole
+    check_whole(disk / "output")
     mount("-o", f"remount,size={ROOM}", str(disk))
     succeed(command, tmp_path / "log")
     assert differences(disk / "output", undisturbed.after[step]) == []
@@ -89,13 +89,36 @@ def test_a_limit_on_the_size_of_files_is_told(undisturbed, tmp_path):
 def test_a_folder_that_vanishes_is_told(undisturbed, tmp_path):
     output = tmp_path / "output"
     command = undisturbed.commands["train"].into(output)
-    lose = partial(when, (output / "last.pt").exists, partial(shutil.rmtree, output, ignore_errors=True))
+    lose = partial(when, (output / "last.pt").exists, partial(os.rename, output, tmp_path / "elsewhere"))
     status, text = run(command, tmp_path / "log", lose)
     assert status != 0
-    assert re.search(rf"(No such file or directory|Not a directory).*{output}", text), text[-3000:]
+    assert re.search(rf"'{output}.* cannot be written \(No such file or directory\): bring its folder back", text), (
+        text[-3000:]
+    )
     shutil.rmtree(output, ignore_errors=True)
     succeed(command, tmp_path / "log")
     assert differences(output, undisturbed.after["train"]) == []
+
+
+@pytest.mark.slow
+def test_a_dataset_that_vanishes_leaves_no_datalist_of_the_rest(undisturbed, tmp_path):
+    command, scans = undisturbed.commands["prepare"], tmp_path / "scans"
+    copy(Path(command.keys["dataset_dir"]), scans)
+    command = command.into(tmp_path / "output", dataset_dir=str(scans))
+    journal = tmp_path / "output" / "examined.jsonl"
+    lose = partial(when, partial(has_content, journal), partial(os.rename, scans, tmp_path / "elsewhere"))
+    status, text = run(command, tmp_path / "log", lose)
+    assert status != 0
+    assert f"of dataset_dir '{scans}' have vanished while they were examined: mount it again" in text, text[-3000:]
+    assert not (tmp_path / "output" / "cohort.csv").exists()
+    os.rename(tmp_path / "elsewhere", scans)
+    succeed(command, tmp_path / "log")
+    assert differences(tmp_path / "output", undisturbed.after["prepare"]) == []
+
+
+def has_content(path: Path) -> bool:
+    """Whether a file is there and not empty."""
+    return path.exists() and path.stat().st_size > 0
 
 
 @pytest.mark.slow

@@ -71,6 +71,13 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): content(path).replace(str(folder).encode(), b"") for path in results(folder)}
 
 
+def check_whole(folder: Path) -> None:
+    """Raise for a file that is not whole, of those that have their names already."""
+    for path in results(folder):
+        if not path.name.startswith(".part-"):
+            content(path)
+
+
 def differences(folder: Path, expected: Path) -> list[str]:
     """Files of which two folders do not say the same.
 

@@ -61,10 +61,10 @@ def test_a_subject_that_fails_stops_no_other(problem, tmp_path, monkeypatch):
 
 def test_a_full_disk_stops_the_run(tmp_path, monkeypatch):
     def full(*arguments):
-        raise StorageError(errno.ENOSPC, "cannot be written")
+        raise OSError(errno.ENOSPC, "no room for a subject's folder")
 
     monkeypatch.setattr(writers, "write_volumes", full)
-    with pytest.raises(StorageError, match="cannot be written"):
+    with pytest.raises(StorageError, match=rf"'{tmp_path}' cannot be written .*make room"):
         run(writer(tmp_path, volumes=True), "a")
 
 

@@ -27,8 +27,8 @@ def examine_changed(
     """Examine the subjects whose files changed since the last run; the others come from the journal.
 
     The journal gets a line as soon as a subject is done, so that an interrupted run goes on where it stopped. One whose
-    examination itself failed gets none, and is examined again by the next run. Warnings are counted and not listed: the
-    journal has those of each subject.
+    examination itself failed, or whose files are not those of before, gets none, and is examined again by the next run.
+    Warnings are counted and not listed: the journal has those of each subject.
     """
     journal, masks_dir = target / "examined.jsonl", target / MASKS
     keys = [fingerprint(folder, rules, masks_dir) for folder in folders]
@@ -42,6 +42,8 @@ def examine_changed(
                 known[key] = failed_row(folder, row)
                 continue
             known[key] = compact(row)
+            if row["status"] != "included" and fingerprint(folder, rules, masks_dir) != key:
+                continue  # its files were lost or changed meanwhile: the reason is not theirs
             # The newline comes first, so that a line torn by a kill cannot spoil the one after it.
             file.write("\n" + json.dumps({"key": key, "row": row}))
             file.flush()

@@ -108,7 +108,7 @@ FILES = {
     "truncated": (truncate, SHORT),
     "flipped bytes": (flip, f"{SHORT}|{NO_SCAN}"),
     "wrong magic": (fields(magic=b"xyz"), NO_SCAN),
-    "no axes": (fields(dim=[0]), f"{NO_SCAN}|expected positive numbers of voxels"),
+    "no axes": (fields(dim=[0]), r"has shape \(0,\); expected positive numbers of voxels"),
     "negative length": (fields(dim=[3, -40]), "expected positive numbers of voxels"),
     "zero length": (fields(dim=[3, 40, 0]), "expected positive numbers of voxels"),
     "terabytes": (fields(dim=[3, 32767, 32767, 1000]), r"has shape \(32767, 32767, 1000\); expected at most"),

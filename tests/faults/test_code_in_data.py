@@ -20,7 +20,7 @@ from scripts.calibration.calibration import FILE, Calibration
 from scripts.cohort.datalist import load_items
 from scripts.cohort.journal import read_journal
 from scripts.cohort.prepare import prepare
-from scripts.data import DiskCacheDataset, encode
+from scripts.data import DiskCacheDataset
 from scripts.inference.items import find_items
 from scripts.inference.spread import encode as encode_chunk
 from scripts.perceptual import load_trunk
@@ -103,25 +103,32 @@ def numbers(item):
     return {"image": torch.ones(1, 2)}
 
 
-@pytest.mark.parametrize(
-    "entry",
-    [
-        pickle.dumps(Attack()),
-        encode({"others": CODE})[:4] + pickle.dumps(Attack()),
-        encode({"image": torch.ones(1, 2)}).replace(b"float32", b"compile"),
-    ],
-)
-def test_no_entry_of_a_cache_runs_code(entry, tmp_path):
+def forged(header):
+    """An entry as one who knows the format would forge it."""
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    content = len(text).to_bytes(4, "little") + text
+    return zlib.crc32(content).to_bytes(4, "little") + content
+
+
+FORGED_ENTRIES = [
+    pickle.dumps(Attack()),
+    {"alone": False, "tensors": [["image", "compile", [1]]], "others": TARGET},
+    {"alone": False, "tensors": [["image", "__builtins__", [1]]], "others": {}},
+    {"alone": False, "tensors": [["image", CODE, [1, 2]]], "others": {}},
+    {"alone": False, "tensors": [["image", "float32", [2**40]]], "others": {}},
+    {"alone": False, "tensors": TARGET, "others": CODE},
+    {"alone": True, "tensors": [], "others": {}},
+    CODE,
+]
+
+
+@pytest.mark.parametrize("header", FORGED_ENTRIES)
+def test_no_entry_of_a_cache_runs_code(header, tmp_path):
     dataset = DiskCacheDataset([{"value": 1}], [Lambda(numbers)], tmp_path / "cache")
     dataset.fill()
-    dataset.path(0).write_bytes(with_checksum(entry))
+    dataset.path(0).write_bytes(forged(header))
     with pytest.warns(UserWarning, match="is broken"):
         assert torch.equal(dataset[0]["image"], torch.ones(1, 2))
-
-
-def with_checksum(entry):
-    """An entry as one who knows the format would forge it."""
-    return zlib.crc32(entry[4:]).to_bytes(4, "little") + entry[4:]
 
 
 @pytest.fixture

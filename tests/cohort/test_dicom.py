@@ -178,7 +178,7 @@ def test_nothing_leaves_the_folder_that_a_zip_is_unpacked_in(source, target, tmp
     with pytest.raises(ValueError, match="none of the 1 DICOM subjects could be imported"):
         import_dicom(source, target)
     found = {path.name for path in tmp_path.rglob("*")}
-    assert found == {"temporary", "dicom", "S1.zip", "ukbb", "info.csv"}
+    assert found == {"temporary", "dicom", "S1.zip", "ukbb", "info.csv", "import.csv"}
 
 
 def test_no_identifier_is_copied(source, target, cine, capfd):
@@ -298,7 +298,7 @@ BREAKS = {
 
 
 @pytest.mark.parametrize("reason", BREAKS)
-def test_a_broken_subject_is_named_and_skipped(source, target, cine, reason, skipped):
+def test_a_broken_subject_is_skipped_with_the_reason(source, target, cine, reason, skipped):
     write_dicom(source / "S1", cine, BREAKS[reason])
     write_dicom(source / "S2", cine)
     assert reason in skipped()
@@ -333,7 +333,7 @@ def test_pixels_that_cannot_be_decompressed_are_a_reason(source, cine, skipped):
 def test_a_damaged_zip_is_a_reason(source, skipped):
     source.mkdir()
     (source / "S1.zip").write_bytes(b"PK and no more")
-    assert "S1.zip cannot be unpacked: it is damaged, encrypted or no zip" in skipped()
+    assert "<subject>.zip cannot be unpacked: it is damaged, encrypted or no zip" in skipped()
 
 
 def test_a_zip_beside_its_folder_is_not_imported_twice(source, target, cine, capsys):

@@ -112,11 +112,11 @@ def cut(path):
 
 
 BREAKS = {
-    "C1_sa.nii.gz is missing": lambda scan, gt, masks: scan.unlink(),
-    "C1_sa.nii.gz cannot be read to its end": lambda scan, gt, masks: cut(scan),
+    "<subject>_sa.nii.gz is missing": lambda scan, gt, masks: scan.unlink(),
+    "<subject>_sa.nii.gz cannot be read to its end": lambda scan, gt, masks: cut(scan),
     "expected a cine of 4 axes": lambda scan, gt, masks: save(scan, masks[..., :1, 0]),
-    "C1_sa_gt.nii.gz has unknown labels 4": lambda scan, gt, masks: save(gt, masks + (masks > 2)),
-    "but C1_sa.nii.gz has (40, 40, 8, 5)": lambda scan, gt, masks: save(gt, masks[..., :4]),
+    "<subject>_sa_gt.nii.gz has unknown labels 4": lambda scan, gt, masks: save(gt, masks + (masks > 2)),
+    "but <subject>_sa.nii.gz has (40, 40, 8, 5)": lambda scan, gt, masks: save(gt, masks[..., :4]),
     "empty in frame 3, which the table calls ED; segmented are frames [2, 4]": lambda scan, gt, masks: save(
         gt, np.roll(masks, 1, axis=-1)
     ),

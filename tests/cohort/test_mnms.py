@@ -188,7 +188,7 @@ def test_a_wrong_source_says_what_was_expected(source, target, tmp_path):
     [
         ("External code;ED;ES\nA0S9V9;3;1\n", "needs rows with the columns External code, ED, ES, separated by commas"),
         (HEADER, "it has no row"),
-        ("External code,ED,ES\nA0S9V9,3,1\nA0S9V9,2,1\n", "more than one row for subject A0S9V9"),
+        ("External code,ED,ES\nA0S9V9,3,1\nA0S9V9,2,1\n", "more than one row for a subject, in lines 2, 3"),
     ],
 )
 def test_a_wrong_table_is_refused(source, target, text, reason):

@@ -298,7 +298,7 @@ BREAKS = {
 
 
 @pytest.mark.parametrize("reason", BREAKS)
-def test_a_broken_subject_is_named_and_skipped(source, target, cine, reason, skipped):
+def test_a_broken_subject_is_skipped_with_the_reason(source, target, cine, reason, skipped):
     write_dicom(source / "S1", cine, BREAKS[reason])
     write_dicom(source / "S2", cine)
     assert reason in skipped()

@@ -11,7 +11,7 @@ from typing import Any
 from monai.engines import SupervisedTrainer
 from torch import nn
 
-from scripts.checkpoint import fit_weights, read, refuse_other_settings, save
+from scripts.checkpoint import finite, fit_weights, read, refuse_other_settings, save
 from scripts.storage import output_folder, write_json
 
 
@@ -46,7 +46,7 @@ def fit_once(
         return network
     print(f"Training the {name.replace('_', ' ')} for {trainer.state.max_epochs} epochs.", flush=True)
     trainer.run()
-    if not all(tensor.isfinite().all() for tensor in network.state_dict().values()):
+    if not finite(network.state_dict()):
         raise FloatingPointError(f"the {name.replace('_', ' ')} diverged: lower --{keys['learning_rate']}.")
     write_json(known, settings)
     save(network.state_dict(), weights)

@@ -16,8 +16,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from scipy.stats import t
 from tqdm import tqdm
 
 from scripts.charts import read_scalars
@@ -25,6 +23,7 @@ from scripts.cohort.phantom import write_cohort
 from scripts.cohort.prepare import prepare
 from scripts.evaluation.study import command
 from scripts.storage import write_json
+from tests.benchmarks.acdc import interval
 from tests.benchmarks.report import RESULTS, write_result
 
 CONFIGS = Path(__file__).resolve().parents[2] / "bundle" / "configs"
@@ -64,13 +63,10 @@ def outcome(folder: Path, status: int, epochs: int) -> dict[str, Any]:
     return found
 
 
-def interval(values: list[float | None]) -> str | None:
-    """Mean and 95 % interval of what is there."""
-    known = np.array([value for value in values if value is not None])
-    if len(known) < 2:
-        return None
-    half = t.ppf(0.975, len(known) - 1) * known.std(ddof=1) / np.sqrt(len(known))
-    return f"{known.mean():.4f} ± {half:.4f}"
+def told(values: list[float | None]) -> str | None:
+    """Mean and 95 % interval of what is there, where that is enough for one."""
+    known = [value for value in values if value is not None]
+    return "{mean:.4f} ± {half_width:.4f}".format_map(interval(known)) if len(known) > 1 else None
 
 
 def row(method: str, outcomes: list[dict[str, Any]]) -> dict[str, Any]:
@@ -78,8 +74,8 @@ def row(method: str, outcomes: list[dict[str, Any]]) -> dict[str, Any]:
     total = len(outcomes)
     counted = ("ended", "not finite", *WARNINGS)
     cells = {name: f"{sum(bool(each[name]) for each in outcomes)} of {total}" for name in counted}
-    cells |= {"reconstruction loss": interval([each["val_reconstruction_loss"] for each in outcomes])}
-    return {"method": method, **cells, "SCC": interval([each["val_scc"] for each in outcomes])}
+    cells |= {"reconstruction loss": told([each["val_reconstruction_loss"] for each in outcomes])}
+    return {"method": method, **cells, "SCC": told([each["val_scc"] for each in outcomes])}
 
 
 def main() -> None:

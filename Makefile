@@ -26,6 +26,7 @@ SCHEMA ?= $(wildcard ../shared/schema/meta_schema_20240725.json)
 
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
+LOWEST := .venv-lowest
 CONFIGS := bundle/configs
 # All phantoms come from one scanner, so that they need less augmentation than patients do, and more updates per epoch.
 DEMO_CONFIGS := '$(CONFIGS)/compact.json','$(CONFIGS)/phantom.json'
@@ -33,7 +34,7 @@ RUN := $(PY) -m monai.bundle run
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup weights demo explore browser test bench soak model package lint clean
+.PHONY: help setup weights demo explore browser test lowest bench soak model package lint clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name text; do \
@@ -102,6 +103,14 @@ browser:
 test: weights browser ## run the tests (PYTEST_ARGS="-k losses" chooses some)
 	@echo '[test] running pytest'
 	@OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --dist loadfile $(PYTEST_ARGS)
+
+# uv finds the lower bounds, pip installs: with --no-deps, what pyproject.toml does not name is free.
+lowest: ## run the tests with the lowest versions that pyproject.toml allows (PYTHON=python3.10)
+	@$(MAKE) --no-print-directory $(LOWEST)/bin/python VENV=$(LOWEST)
+	@$(LOWEST)/bin/python -m pip install -qq --disable-pip-version-check uv
+	@$(LOWEST)/bin/python -m uv pip compile --quiet --resolution lowest-direct --no-deps --extra dev \
+		--output-file $(LOWEST)/constraints.txt pyproject.toml
+	@PIP_CONSTRAINT=$(LOWEST)/constraints.txt $(MAKE) --no-print-directory test VENV=$(LOWEST)
 
 # One after the other: each takes the whole machine, which nobody else should use meanwhile. Results stay in
 # docs/benchmarks, those of other machines included, and the page is made of what is there.

@@ -15,6 +15,7 @@ from scripts.losses import (
     kl_divergence,
     log_mean_exp,
     magnitude_loss,
+    segmentation_loss,
     soft_cross_entropy,
     soft_dice_loss,
 )
@@ -54,6 +55,13 @@ def test_magnitude_loss_is_the_squared_distance_and_leaves_out_what_is_missing()
     assert torch.equal(codes.grad, torch.tensor([[0.5, 0, 0], [0, -2, 0]]))
 
 
+def test_magnitude_loss_averages_each_attribute_over_its_own_subjects():
+    missing = float("nan")
+    standardized = torch.tensor([[1.0, missing], [0.0, missing], [-1.0, missing], [2.0, 0.5]])
+    codes = torch.tensor([[2.0, 8.0], [3.0, 8.0], [1.0, 8.0], [2.0, 3.5]])
+    assert magnitude_loss(codes, standardized).item() == pytest.approx((1 + 9 + 4 + 0) / 4 + 9)
+
+
 def test_magnitude_stands_beside_the_order_in_units_of_the_cohort():
     scale = {"mean": [100.0], "std": [20.0]}
     loss = VAELoss(ReconstructionLoss(1), beta_kl=1, gamma=1, delta=10, magnitude=0.5, attribute_scale=scale)
@@ -61,6 +69,7 @@ def test_magnitude_stands_beside_the_order_in_units_of_the_cohort():
     exact = loss.attribute(torch.tensor([[-1.0], [1.0]]), attributes)
     assert exact < 1e-6
     assert loss.attribute(torch.tensor([[-2.0], [3.0]]), attributes) == pytest.approx(0.5 * (1 + 4) / 2, abs=1e-6)
+    assert not loss.state_dict()  # the cohort's scale is in the datalist, and no part of a checkpoint
 
 
 def test_magnitude_needs_a_scale():
@@ -96,6 +105,23 @@ def test_kl_is_that_of_torch():
     mean, log_variance = torch.randn(5, 7), torch.randn(5, 7)
     expected = torch_kl(Normal(mean, (0.5 * log_variance).exp()), Normal(0.0, 1.0)).sum(1)
     assert torch.allclose(kl_divergence(mean, log_variance), expected, atol=1e-5)
+
+
+def test_half_precision_is_summed_in_full():
+    image = torch.full((1, 1, 300, 300), 1.0, dtype=torch.float16)  # 90,000 is more than float16 has
+    error = ReconstructionLoss(1)(image * 0, image)
+    divergence = kl_divergence(torch.full((1, 2), 300.0, dtype=torch.float16), torch.zeros(1, 2, dtype=torch.float16))
+    assert error.dtype == divergence.dtype == torch.float32
+    assert error.item() == pytest.approx(90_000, rel=1e-4)
+    assert divergence.item() == pytest.approx(90_000)
+
+
+def test_a_detached_bound_has_the_numbers_and_no_gradient():
+    elbo = Elbo(torch.rand(2, requires_grad=True), torch.rand(2, requires_grad=True))
+    detached = elbo.detach()
+    for part, original in zip(detached, elbo, strict=True):
+        assert torch.equal(part, original)
+        assert not part.requires_grad
 
 
 def test_reconstruction_is_summed_per_sample():
@@ -145,6 +171,20 @@ def test_perfect_maps_of_pure_pixels_cost_nothing():
     assert soft_dice_loss(maps, maps).abs().max() < 1e-5
     assert soft_cross_entropy(maps, maps).abs().max() < 1e-5
     assert soft_dice_loss(maps, maps.flip(2)).shape == (2,)
+
+
+def test_the_error_of_maps_by_the_formula():
+    """Two subjects, two phases, three slices: each subject for itself, Dice by phase and cross-entropy by pixel."""
+    view = View(["ED", "ES"], ["basal", "mid", "apical"], "masks")
+    generator = torch.Generator().manual_seed(0)
+    prediction, target = (torch.rand(2, view.channels, 4, 5, generator=generator) / 3 for _ in range(2))
+    maps = [values[:, view.images :].reshape(2, 2, 3, 3, 4, 5).numpy() for values in (prediction, target)]
+    for subject, found in enumerate(segmentation_loss(prediction, target, view)):
+        p, t = (values[subject] for values in maps)  # phase, slice, structure, row, column
+        over = (1, 3, 4)
+        dice = 1 - 2 * (p * t).sum(over) / (np.square(p).sum(over) + np.square(t).sum(over))
+        entropy = (t * np.log(p)).sum(2) + (1 - t.sum(2)) * np.log(1 - p.sum(2))
+        assert found.item() == pytest.approx(dice.mean() - entropy.mean(), rel=1e-4)
 
 
 def test_slices_of_a_structure_count_together():
@@ -212,6 +252,12 @@ def test_decoder_objective_is_equation_7():
     for g in generated:
         expected = expected + s * 0.5 * (0.3 * 0.8 * g.error + 1.5 * g.kl).mean()
     assert loss.decoder(real, generated, s) == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_unless_asked_generated_hearts_count_by_their_divergence_and_their_maps_not_at_all():
+    weights = {name: value for name, value in WEIGHTS.items() if name != "eta"}
+    loss = IntrospectiveLoss(ReconstructionLoss(1), **weights)
+    assert (loss.eta, loss.maps) == (0, False)
 
 
 def test_vae_objective_is_equation_3():

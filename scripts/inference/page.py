@@ -353,8 +353,8 @@ def range_sentence(result: Result) -> str:
         return "No calibration: volumes are not estimated, and the range is not checked (run calibrate)."
     unusual = f"more unusual than {min(math.floor(novelty.percentile), 99)}% of known scans"
     if novelty.out_of_range:
-        return f"OUT OF RANGE, do not rely on the estimates: {unusual}\n({causes(novelty)})"
-    return f"In range: {unusual}"
+        return f"SCAN OUT OF RANGE, do not rely on the estimates: {unusual}\n({causes(novelty)})"
+    return f"Scan in range: {unusual}"
 
 
 def causes(novelty: Novelty, count: int = 3) -> str:

@@ -191,7 +191,8 @@ def number_row(figure: Figure, y: int, answer: Answer, name: str, numbers: tuple
     before, _, after = numbers
     values = (answer.result.item.get(name), *numbers)
     shown = ["–" if value is None else f"{value:.0f}" for value in values]
-    shown.append(f"{round(after - before):+d}".replace("-", "−") if round(after - before) else "0")
+    change = round(after) - round(before)  # of the numbers shown, so that a reader who subtracts them finds it
+    shown.append(f"{change:+d}".replace("-", "−") if change else "0")
     for content, place in zip(shown, NUMBERS.values(), strict=True):
         text(figure, place, top, content, ha="right", **style)
 

@@ -96,13 +96,13 @@ def test_a_missing_mask_value_is_not_drawn(page, tmp_path):
 
 def test_a_scan_in_range_is_told_so(page, tmp_path):
     drawn(page, tmp_path / "page.png", first_code=0.5)
-    assert page.range_note.get_text() == "In range: more unusual than 55% of known scans"
+    assert page.range_note.get_text() == "Scan in range: more unusual than 55% of known scans"
 
 
 def test_a_scan_out_of_range_is_told_why_in_words(page, tmp_path):
     drawn(page, tmp_path / "page.png", first_code=2)
     text = page.range_note.get_text()
-    assert text.startswith("OUT OF RANGE")
+    assert text.startswith("SCAN OUT OF RANGE")
     assert "reconstruction error at ED 99, divergence of the code 40" in text
 
 

@@ -67,8 +67,8 @@ def test_a_request_that_is_missed_is_told(missed, told):
 
 
 def test_a_scan_out_of_range_and_a_bad_model_are_told():
-    assert any(text.startswith("OUT OF RANGE") for text in texts(outside=True))
-    assert "In range: more unusual than 40% of known scans" in texts()
+    assert any(text.startswith("SCAN OUT OF RANGE") for text in texts(outside=True))
+    assert "Scan in range: more unusual than 40% of known scans" in texts()
     assert "This model has a flaw." in texts("This model has a flaw.")
 
 

@@ -34,7 +34,7 @@ RUN := $(PY) -m monai.bundle run
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup weights demo explore browser test lowest bench soak model package lint clean
+.PHONY: help setup weights demo explore browser test lowest mutants bench soak model package lint clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name text; do \
@@ -111,6 +111,11 @@ lowest: ## run the tests with the lowest versions that pyproject.toml allows (PY
 	@$(LOWEST)/bin/python -m uv pip compile --quiet --resolution lowest-direct --no-deps --extra dev \
 		--output-file $(LOWEST)/constraints.txt pyproject.toml
 	@PIP_CONSTRAINT=$(LOWEST)/constraints.txt $(MAKE) --no-print-directory test VENV=$(LOWEST)
+
+mutants: weights ## change losses, transforms and metrics in thousands of places: which do no tests notice? (an hour; resumable)
+	@$(PY) -m pip install -qq --disable-pip-version-check 'mutmut>=3.8'
+	@OMP_NUM_THREADS=1 $(PY) -m mutmut run
+	@$(PY) -m mutmut results
 
 # One after the other: each takes the whole machine, which nobody else should use meanwhile. Results stay in
 # docs/benchmarks, those of other machines included, and the page is made of what is there.

@@ -114,12 +114,43 @@ def test_too_few_subjects_have_no_figures(requested):
     assert found["MyoEDV"]["value"] == pytest.approx(1)
 
 
+def test_nine_subjects_are_too_few_for_each_report_and_ten_are_enough():
+    known = np.random.default_rng(0).normal(150, 40, (10, 1))
+    known = np.column_stack([known, np.where(np.arange(10) < 9, known[:, 0], np.nan)])
+    of_values = measurement(known, known, NAMES[:2])["error"]["per_attribute"]
+    of_means = subject_means(known.T, NAMES[:2])["per_attribute"]
+    for found, what in ((of_values, "values that were measured"), (of_means, "known values")):
+        assert "undefined" not in found["LVEDV"]
+        assert found["RVEDV"]["undefined"] == f"9 subjects have {what}, of at least 10"
+
+
+def test_equal_seeds_draw_equal_subjects_and_others_do_not(requested):
+    measured = answered(requested, 0.7, error=8)
+    truth = np.random.default_rng(0).normal(150, 40, (30, 3))
+    reports = (
+        lambda **seed: faithfulness(requested, measured, NAMES, **seed)["slope"],
+        lambda **seed: measurement(truth, truth + measured[0, :, 2], NAMES, **seed)["error"],
+        lambda **seed: subject_means(np.abs(own(measured)), NAMES, **seed),
+    )
+    for found in reports:
+        assert found(seed=3)["low"] == found(seed=3)["low"] != found()["low"]
+        assert found()["low"] == found(seed=0)["low"]
+
+
 def test_no_change_stands_among_the_neighbors():
     requested = np.array([[10.0, -10], [10, np.nan], [10, -10]])
     measured = np.array([[5.0, 2], [-1, np.nan], [3, np.nan]])
     rising, neighbors = order_counts(requested, measured)
     assert rising.tolist() == [1, 0, 1]  # 2 at -10, 0 at 0: falls; 5 at 10: rises
     assert neighbors.tolist() == [2, 1, 1]
+
+
+def test_neighbors_are_those_of_the_requests_and_any_rise_counts():
+    requested = np.array([[30.0, -10, 10, -30]])
+    rising, neighbors = order_counts(requested, np.array([[0.9, -0.1, 0.2, -0.2]]))
+    assert (rising.tolist(), neighbors.tolist()) == ([4], [4])
+    rising, _ = order_counts(requested, np.array([[0.1, -0.1, 0.2, -0.2]]))
+    assert rising.tolist() == [3]
 
 
 @pytest.mark.parametrize(("broken", "message"), [("shape", r"give \(A, subjects, R, A\)"), ("zero", "leave it out")])
@@ -151,3 +182,11 @@ def test_means_leave_out_what_is_not_known():
     found = subject_means(errors, ["LVEDV"])
     assert found["value"] == pytest.approx(np.nanmean(errors))
     assert found["low"] < found["value"] < found["high"]
+
+
+def test_a_mean_over_requests_of_several_kinds_is_over_all_of_them():
+    errors = np.random.default_rng(0).normal(5, 1, (2, 12, 3, 2))
+    found = subject_means(errors, NAMES[:2])
+    for row, name in zip(errors, NAMES[:2], strict=True):
+        assert found["per_attribute"][name]["value"] == pytest.approx(row.mean())
+    assert found.keys() == {"value", "low", "high", "per_attribute"}

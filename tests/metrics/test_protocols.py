@@ -8,6 +8,7 @@ from scipy import stats
 from sklearn.feature_selection import mutual_info_regression
 
 from scripts.metrics import (
+    active_units,
     disentanglement,
     held_out_r2,
     mean_spearman,
@@ -298,6 +299,8 @@ def test_active_units_vary_over_test_subjects(quick):
     codes[120:, 6] = 7  # varies between training and test only
     found = sound_protocol(*halves(codes, attributes), ["a", "b", "c"])["active_units"]
     assert found == {"value": 7, "low": 7, "high": 7}
+    assert active_units(codes[120:]) == 7
+    assert active_units(codes) == 8
 
 
 def test_undefined_values_have_a_reason(quick):

@@ -64,5 +64,14 @@ def test_an_interval_stays_within_the_bounds_of_its_metric():
     assert interval_within(-1, 1)(-0.95, -samples)[0] == -1
 
 
-def test_two_subjects_have_no_interval():
-    assert "2 subjects" in bootstrap_mean([1, 2, np.nan])["undefined"]
+def test_two_subjects_have_no_interval_and_three_have_one():
+    found = bootstrap_mean([1, 2, np.nan])
+    assert found["undefined"] == "values are known for 2 subjects, of at least 3"
+    assert np.isnan([found[name] for name in ("value", "low", "high")]).all()
+    assert bootstrap_mean([1, 2, 3])["value"] == 2
+
+
+def test_equal_seeds_draw_equal_subjects_and_others_do_not():
+    values = np.random.default_rng(0).normal(size=20)
+    assert bootstrap_mean(values, seed=4) == bootstrap_mean(values, seed=4)
+    assert bootstrap_mean(values) == bootstrap_mean(values, seed=0) != bootstrap_mean(values, seed=4)

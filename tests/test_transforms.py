@@ -431,6 +431,7 @@ def test_contrast_of_a_view_without_maps_is_monais():
         assert torch.equal(ours({"image": image})["image"], theirs({"image": image})["image"])
 
 
+@pytest.mark.slow
 def test_maps_have_the_volumes_of_the_masks(prepared, phantoms):
     items = load_items(prepared / "datalist.json", phantoms, "training")
     view = View(PHASES, "stack", "masks")

@@ -205,6 +205,7 @@ def test_paper_protocol_of_constants_is_zero():
     assert set(found.values()) == {0}
 
 
+@pytest.mark.slow
 def test_reference_rows_unmask_bad_metrics(quick):
     attributes = hearts(1608)
     codes = reference_codes(attributes, 128, seed=1)

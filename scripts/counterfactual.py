@@ -30,7 +30,8 @@ from scripts.views import View
 ALL_ELSE_EQUAL, IN_POPULATION = "all_else_equal", "population"
 KINDS = (ALL_ELSE_EQUAL, IN_POPULATION)
 TOLERANCE = 0.1  # mL: far below what a segmentation can tell
-COST = 0.05  # of what an attribute gains in mL from all dimensions: that error is as bad as a move of 1 deviation
+ASKED = 2.0  # times as much as that of another attribute counts the error of the one that is asked for
+COST = 0.08  # of what an attribute gains in mL from all dimensions: that error is as bad as a move of 1 deviation
 REACH = 5.0  # standard deviations of the training codes that a dimension may move: beyond, nothing was learned
 CHUNK = 64  # codes decoded at once
 CAVITIES = (("LVEDV", "LVESV"), ("RVEDV", "RVESV"))  # the first of each is larger
@@ -124,8 +125,9 @@ class Counterfactuals:
 
         Of codes that are about as near to the request, the least moved one is meant: as for the mode of a posterior,
         moves in standard deviations of the training codes count beside errors in parts of ``COST``. Else dimensions
-        that hardly change a volume would be moved far for the last mL, to where the decoder has learned nothing. No
-        dimension moves by more than ``REACH``. ``residuals`` tells what is left of the request.
+        that hardly change a volume would be moved far for the last mL, to where the decoder has learned nothing. What
+        then cannot be had altogether is shared: the attribute that was asked for counts ``ASKED`` times as much as one
+        that is to stay. No dimension moves by more than ``REACH``. ``residuals`` tells what is left of the request.
 
         Args:
             codes: (B, D); each row is solved for by itself.
@@ -145,12 +147,13 @@ class Counterfactuals:
         targets = self.expected(values, name, amounts, kind)
 
         def moved(steps: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-            found = self.attributes(codes[rows] + steps @ directions)[:, judged]
-            return torch.cat([found, cost * steps], dim=1)
+            found = weights * self.attributes(codes[rows] + steps @ directions)
+            return torch.cat([found[:, judged], cost * steps], dim=1)
 
+        weights = self._like(codes, [ASKED if other == name else 1.0 for other in self.names])
         cost = self.cost if kind == ALL_ELSE_EQUAL else 0.0  # of one direction, there is nothing to choose
         still = codes.new_zeros(len(codes), len(directions))
-        before, after = (torch.cat([part[:, judged], still], dim=1) for part in (values, targets))
+        before, after = (torch.cat([(weights * part)[:, judged], still], dim=1) for part in (values, targets))
         steps = solve(moved, before, after, len(directions), TOLERANCE, REACH)
         return codes + steps @ directions
 

@@ -149,9 +149,9 @@ def test_a_dimension_that_hardly_changes_a_volume_is_not_moved_far():
     tool.network.matrix = tool.network.matrix.clone()
     tool.network.matrix[:, 4] = 0
     tool.network.matrix[4, 4] = 0.05  # mL of RVESV for a whole unit
-    assert tool.cost == pytest.approx(0.05 * np.mean([np.hypot.reduce(row) for row in effects(tool)]))
+    assert tool.cost == pytest.approx(0.08 * np.mean([np.hypot.reduce(row) for row in effects(tool)]))
     moved = (tool.change(codes, "RVESV", 20.0) - codes).abs() / torch.tensor(tool.population.spread)
-    assert (moved[:, 4] < 2).all()  # 5 would not be enough
+    assert (moved[:, 4] < 2.5).all()  # 5 would not be enough
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -170,8 +170,8 @@ def test_a_model_of_one_size_axis_says_so():
     codes = cohort(2, seed=1)
     changed = tool.change(codes, "LVEDV", 20.0)
     missed = tool.residuals(codes, changed, "LVEDV", 20.0)
-    assert missed.abs().max() > 10
-    assert (missed.norm(dim=1) < 20).all()  # nearer than the start
+    # All volumes change by t, which makes (2 (20 - t))² + 5 t² the least.
+    assert torch.allclose(missed, 80 / 9 - 20.0 * (torch.arange(6) == 0), atol=0.05)
 
 
 @pytest.mark.parametrize(

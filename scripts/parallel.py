@@ -8,6 +8,7 @@ was given up is waited for forever (joblib 1.6, distributed 2026.8).
 from __future__ import annotations
 
 import os
+import tempfile
 import threading
 import time
 import traceback
@@ -195,8 +196,19 @@ class ProcessPool(Pool):
         self.executor = self.start()
 
     def start(self) -> ProcessPoolExecutor:
-        """The processes of the map before, where these are still there and do as well; new ones after a death."""
-        return get_reusable_executor(self.number, **self.options)
+        """The processes of the map before, where these are still there and do as well; new ones after a death.
+
+        Raises:
+            StorageError: where the system refuses what processes need to talk to each other.
+        """
+        try:
+            return get_reusable_executor(self.number, **self.options)
+        except OSError as error:
+            raise StorageError(
+                error.errno,
+                f"{self.number} worker processes cannot be started ({error}): make room in /dev/shm and in "
+                f"'{tempfile.gettempdir()}', raise the limit on open files (ulimit -n), or set --workers 1",
+            ) from error
 
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         if kind is not None:  # of what was interrupted nobody awaits the rest

@@ -180,9 +180,11 @@ def read_csv(path: str | os.PathLike) -> list[dict[str, str]]:
     """
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
+            rows = list(csv.DictReader(file, strict=True))
     except UnicodeDecodeError as error:
         raise ValueError(f"'{path}' is not encoded in UTF-8 ({error}); save it so.") from error
+    except csv.Error as error:
+        raise ValueError(f"'{path}' is no table separated by commas ({error}): look for an open quote.") from error
     for number, row in enumerate(rows, start=2):
         if None in row:
             raise ValueError(f"line {number} of '{path}' has more cells than the header has columns.")

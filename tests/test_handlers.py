@@ -111,7 +111,7 @@ def test_pictures_are_drawn_when_due(tmp_path):
     engine.run([0], max_epochs=2)
     assert sorted(path.name for path in (tmp_path / "pictures").iterdir()) == ["reconstructions.png", "traversals.png"]
     assert list((tmp_path / "tensorboard").iterdir())
-    assert np.array(engine.state.codes[0]).shape == (5, 6)
+    assert tuple(engine.state.codes[0].shape) == (5, 6)
 
 
 def test_another_seed_draws_otherwise():
@@ -158,6 +158,13 @@ def test_losses_are_read_at_their_interval_and_the_first_bad_one_is_named():
     with pytest.raises(FloatingPointError, match="in epoch 1, iteration 1"):
         engine.run([0, 1, 2, 3, 4, 5], max_epochs=1)
     assert engine.state.iteration == 3
+
+
+def test_losses_behind_the_last_interval_are_read_at_the_end_of_the_epoch():
+    engine = Engine(lambda engine, batch: {"terms": {"kl_real": float("nan") if batch == 4 else 1.0}})
+    LossGuard(3).attach(engine)
+    with pytest.raises(FloatingPointError, match="in epoch 1, iteration 5"):
+        engine.run([0, 1, 2, 3, 4], max_epochs=2)
 
 
 def warnings_of_short_scans(view, *images):

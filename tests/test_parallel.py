@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import signal
 import subprocess
 import sys
@@ -129,3 +130,12 @@ def test_workers_do_not_outlive_a_killed_parent(tmp_path):
 def running(pid):
     status = Path(f"/proc/{pid}/status")
     return status.exists() and "State:\tZ" not in status.read_text()
+
+
+def test_processes_that_cannot_be_started_are_told(monkeypatch):
+    def full(*arguments, **options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("scripts.parallel.get_reusable_executor", full)
+    with pytest.raises(StorageError, match=r"2 worker processes cannot be started .* make room in /dev/shm"):
+        list(parallel_map(abs, [-1, -2, -3], 2, "map", "number"))

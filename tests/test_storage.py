@@ -30,6 +30,22 @@ def test_a_byte_order_mark_is_not_part_of_a_name(tmp_path):
     assert read_csv(tmp_path / "a.csv") == [{"subject": "x", "age": "3"}]
 
 
+def test_a_file_is_flushed_before_it_takes_its_place(tmp_path, monkeypatch):
+    flushed = []
+    monkeypatch.setattr(os, "fsync", lambda number: flushed.append(os.readlink(f"/proc/self/fd/{number}")))
+    write_json(tmp_path / "a.json", {"subject": "x"})
+    (part,) = flushed
+    assert part.endswith("~a.json")
+    assert os.path.dirname(part) == str(tmp_path)
+
+
+@pytest.mark.parametrize("text", ['subject,age\nx,"3\ny,4\n', 'subject,age\nx,"' + "a" * 200_000 + '"\n'])
+def test_a_table_that_is_none_is_named(text, tmp_path):
+    (tmp_path / "a.csv").write_text(text)
+    with pytest.raises(ValueError, match=r"a\.csv' is no table separated by commas .* look for an open quote"):
+        read_csv(tmp_path / "a.csv")
+
+
 def test_suffixes_are_kept(tmp_path):
     with atomic_path(tmp_path / "scan.nii.gz") as part:
         assert part.name.endswith(".nii.gz")

@@ -19,6 +19,8 @@ from scripts.storage import write_json
 
 FILE_KEYS = tuple(f"{kind}_{phase}" for phase in PHASES for kind in ("image", "mask"))
 PHASE_KEYS = tuple(f"{kind}_{phase}" for phase in PHASES for kind in ("frame", "basal_slice"))
+MEASURED = (*VOLUMES, *DERIVED, *AREAS, *CARDIAC_OUTPUT)
+BEYOND = 1e6  # in any unit of these, no heart; and JSON may have whole numbers that no float can hold
 
 
 def datalist_item(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -80,6 +82,8 @@ def section_items(datalist: str | os.PathLike, section: str | None) -> list[dict
         FileNotFoundError, ValueError: when the datalist is missing or broken, or the section is empty.
     """
     content = read_datalist(datalist)
+    if section is not None and section not in SECTIONS:
+        raise ValueError(f"section is {section!r}; expected one of {', '.join(SECTIONS)}, or null for all of them.")
     # All sections are checked: a subject in two of them would be judged by a model that has learned from it.
     check_items([item for name in SECTIONS for item in content.get(name, [])], datalist)
     items = [item for name in ([section] if section else SECTIONS) for item in content.get(name, [])]
@@ -122,8 +126,11 @@ def read_datalist(path: str | os.PathLike) -> dict[str, Any]:
         raise ValueError(
             f"datalist '{path}' is not valid JSON ({error}); write it again with 'run prepare'."
         ) from error
-    if not isinstance(content, dict):
-        raise ValueError(f"datalist '{path}' needs sections {', '.join(SECTIONS)}; write it again with 'run prepare'.")
+    if not isinstance(content, dict) or not all(isinstance(content.get(name, []), list) for name in SECTIONS):
+        raise ValueError(
+            f"datalist '{path}' needs sections {', '.join(SECTIONS)}, each a list of subjects; write it again with "
+            "'run prepare'."
+        )
     return content
 
 
@@ -194,10 +201,12 @@ def wrong_keys(item: Mapping[str, Any]) -> list[str]:
     expected |= {f"frame_{phase}": (int, type(None)) for phase in PHASES}
     expected |= {f"basal_slice_{phase}": (int,) for phase in PHASES}
     wrong = [f"{key} is missing" for key in expected if key not in item]
-    expected |= dict.fromkeys((*VOLUMES, *DERIVED, *AREAS), (int, float, type(None)))
+    expected |= {"mask": (str, type(None)), **dict.fromkeys(MEASURED, (int, float, type(None)))}
     for key, types in expected.items():
         if key in item and (not isinstance(item[key], types) or isinstance(item[key], bool)):
             wrong.append(f"{key} is of type {type(item[key]).__name__}")  # the value may be a subject's name
+        elif isinstance(item.get(key), int | float) and not abs(item[key]) < BEYOND:  # NaN is not below it, either
+            wrong.append(f"{key} is no number of a heart")
     if not wrong and not is_folder_name(item["subject"]):
         wrong.append("subject is no name of a folder")
     if not wrong:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,9 @@ def examine_changed(
     known = read_journal(journal, dict(zip(keys, names, strict=True)))
     changed = [folder for folder, key in zip(folders, keys, strict=True) if key not in known]
     waiting = [key for key in keys if key not in known]
-    with explained(journal), open(journal, "a") as file:
+    with ExitStack() as stack:
+        with explained(journal):  # and not what examining raises, which is not about the journal
+            file = stack.enter_context(open(journal, "a"))
         for folder, key, row in zip(changed, waiting, examine_all(changed, rules, workers, masks_dir), strict=True):
             if isinstance(row, Failed):
                 known[key] = failed_row(folder, row)
@@ -44,9 +47,10 @@ def examine_changed(
             known[key] = compact(row)
             if row["status"] != "included" and fingerprint(folder, rules, masks_dir) != key:
                 continue  # its files were lost or changed meanwhile: the reason is not theirs
-            # The newline comes first, so that a line torn by a kill cannot spoil the one after it.
-            file.write("\n" + json.dumps({"key": key, "row": row}))
-            file.flush()
+            with explained(journal):
+                # The newline comes first, so that a line torn by a kill cannot spoil the one after it.
+                file.write("\n" + json.dumps({"key": key, "row": row}))
+                file.flush()
     rows = [known[key] for key in keys]
     for count, text in summarized((row["subject"], text) for row in rows for text in row["warnings"]):
         print(f"  warning about {count} subjects: {text} (whose: see 'warnings' in {journal})")

@@ -307,7 +307,10 @@ def _voxels(
 
 def _without_folder(error: Exception, path: str | os.PathLike) -> str:
     """An error of a file in words, without the file's folder: it is the subject's name."""
-    return str(error).replace(str(path), Path(path).name)
+    text = str(error)
+    for written in (str(path), repr(str(path))[1:-1]):  # an OSError has its file's name with escapes
+        text = text.replace(written, Path(path).name)
+    return text
 
 
 def spacing_affine(image: nib.Nifti1Image, path: str | os.PathLike = "") -> np.ndarray:

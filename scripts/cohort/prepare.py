@@ -71,7 +71,7 @@ def prepare(
     folders = find_subjects(dataset_dir, target)
     table = read_user_table(dataset_dir, user_table)
     unsegmented = segment_missing(folders, target / MASKS, segmentation, device, workers) if segmentation else {}
-    rows = examine_changed(folders, QualityRules(**(rules or {})), target, workers)
+    rows = examine_changed(folders, QualityRules.of(rules), target, workers)
     refuse_vanished(folders, rows, dataset_dir)
     rows = [row | table.get(row["subject"], {}) for row in explained(rows, unsegmented)]
     scanned = {row["subject"] for row in rows}
@@ -128,7 +128,10 @@ def read_user_table(dataset_dir: str | os.PathLike, path: str | os.PathLike | No
         raise FileNotFoundError(f"user_table '{path}' does not exist.")
     rows = read_csv(path)
     if rows and "subject" not in rows[0]:
-        raise ValueError(f"user_table '{path}' needs a column 'subject'; it has {', '.join(rows[0])}.")
+        raise ValueError(  # what stands there may be the first subject, where there is no header
+            f"user_table '{path}' needs a header line with a column 'subject', separated by commas; none of the "
+            f"{len(rows[0])} columns of its first line is called so."
+        )
     lines = repeated_lines(rows, "subject")
     if lines:
         raise ValueError(

@@ -67,8 +67,12 @@ def read_pseudonyms(output_dir: str | os.PathLike) -> dict[str, int]:
 
 
 def without_name(text: str, subject: str) -> str:
-    """A text about a subject with ``<subject>`` in the place of its name, as in paths of its files."""
-    return re.sub(rf"(?<![^\W_]){re.escape(subject)}(?![^\W_])", "<subject>", text)
+    """A text about a subject with ``<subject>`` in the place of its name, as in paths of its files.
+
+    Errors of the system write it with the escapes of ``repr``.
+    """
+    written = "|".join(re.escape(name) for name in dict.fromkeys((subject, repr(subject)[1:-1])))
+    return re.sub(rf"(?<![^\W_])(?:{written})(?![^\W_])", "<subject>", text)
 
 
 def summarized(texts: Iterable[tuple[str, str]]) -> list[tuple[int, str]]:

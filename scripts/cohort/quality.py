@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 
 import numpy as np
 from scipy import ndimage
@@ -24,6 +25,23 @@ class QualityRules:
     min_voxels: int = 10
     min_pixels: int = 10
     min_slices: int = 6
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if type(value) is not int or value < 0:
+                raise ValueError(f"rules: {name} is {value!r}; expected a whole number of 0 or more.")
+
+    @classmethod
+    def of(cls, rules: Mapping[str, int] | None) -> QualityRules:
+        """Rules by name, as a config gives them; those that are not named are the paper's.
+
+        Raises:
+            ValueError: for a rule that there is not, or a threshold that is no whole number.
+        """
+        known = asdict(cls())
+        if not isinstance(rules or {}, Mapping) or not set(rules or {}) <= set(known):
+            raise ValueError(f"rules are {rules!r}; expected thresholds by name, of {', '.join(known)}.")
+        return cls(**(rules or {}))
 
 
 def check_mask(mask: np.ndarray, rules: QualityRules) -> None:

@@ -24,7 +24,7 @@ def subject_item(folder: str | os.PathLike, rules: Mapping[str, int] | None = No
         SubjectError: with the reason why the subject cannot be used.
     """
     folder = Path(folder).absolute()
-    row = examine_subject(folder, QualityRules(**(rules or {})))
+    row = examine_subject(folder, QualityRules.of(rules))
     if row["status"] != "included":
         raise SubjectError(f"{folder}: {row['reason']}")
     return locate(row, folder.parent)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -23,14 +24,24 @@ def split_subjects(subjects: Sequence[str], fractions: Sequence[float], seed: in
     Raises:
         ValueError: for fractions that are negative or do not add up to 1.
     """
-    if len(fractions) != len(SECTIONS) or min(fractions) < 0 or not np.isclose(sum(fractions), 1):
+    if not are_shares(fractions):
         raise ValueError(
-            f"split {list(fractions)} needs three shares (training, validation, test) that add up to 1: set --split."
+            f"split {fractions!r} needs three shares (training, validation, test) that add up to 1: set --split, such "
+            "as --split '[0.7,0.15,0.15]'."
         )
     order = np.random.default_rng(seed).permutation(sorted(subjects))
     ends = np.round(np.cumsum(fractions) * len(order)).astype(int)
     parts = np.split(order, ends[:-1])
     return {str(subject): section for section, part in zip(SECTIONS, parts, strict=True) for subject in part}
+
+
+def are_shares(fractions: Any) -> bool:
+    """Whether these are the shares of the three sections."""
+    try:
+        shares = np.array(fractions, float)
+    except (TypeError, ValueError):
+        return False
+    return shares.shape == (len(SECTIONS),) and bool((shares >= 0).all()) and bool(np.isclose(shares.sum(), 1))
 
 
 def split_by_column(rows: Sequence[Mapping[str, str]], column: str) -> dict[str, str]:

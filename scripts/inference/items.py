@@ -74,7 +74,7 @@ def find_items(
     folders = {folder.name: folder for folder in find_subjects(dataset_dir, target)}
     folders = chosen(folders, subject, f"dataset_dir '{dataset_dir}'")
     unsegmented = segment_missing(folders, target / MASKS, segmentation, device, workers) if segmentation else {}
-    rows = examine_changed(folders, QualityRules(**(rules or {})), target, workers)
+    rows = examine_changed(folders, QualityRules.of(rules), target, workers)
     return located(explained(rows, unsegmented), dataset_dir, target / MASKS)
 
 

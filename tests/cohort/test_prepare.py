@@ -17,9 +17,9 @@ from scripts.cohort import examine
 from scripts.cohort.datalist import load_items
 from scripts.cohort.layout import read_image, write_volume
 from scripts.cohort.phantom import FAILURES
-from scripts.cohort.prepare import prepare
+from scripts.cohort.prepare import prepare, read_user_table, refuse_vanished
 from scripts.parallel import Workers
-from scripts.storage import read_csv
+from scripts.storage import read_csv, write_json
 
 
 @pytest.fixture
@@ -247,6 +247,70 @@ def test_items_of_a_datalist_have_absolute_paths(prepared, phantoms):
     assert len(items) == 3
     assert all(Path(item["image_ED"]).is_file() and Path(item["image_ED"]).is_absolute() for item in items)
     assert items[0]["scan_ES"] == items[0]["image_ES"]
+
+
+def changed(prepared, folder, **values):
+    """A datalist whose first training subject has other values."""
+    content = json.loads((prepared / "datalist.json").read_text())
+    content["training"][0] |= values
+    write_json(folder / "datalist.json", content)
+    return folder / "datalist.json"
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("HR", "fast"),
+        ("LVCO", {"a": 1}),
+        ("LVEDV", 10**400),
+        ("LVEDV", float("inf")),
+        ("RVEF", float("nan")),
+        ("mask", 5),
+    ],
+)
+def test_a_value_that_no_heart_has_is_refused_before_it_ends_an_inference(key, value, prepared, phantoms, tmp_path):
+    with pytest.raises(ValueError, match=rf"item 0 of datalist .* is broken: {key} is (of type|no number)"):
+        load_items(changed(prepared, tmp_path, **{key: value}), phantoms, "test")
+
+
+@pytest.mark.parametrize("content", [{"training": 5}, {"training": [], "validation": None}])
+def test_sections_that_are_no_lists_are_refused(content, phantoms, tmp_path):
+    write_json(tmp_path / "datalist.json", content)
+    with pytest.raises(ValueError, match="each a list of subjects"):
+        load_items(tmp_path / "datalist.json", phantoms, "training")
+
+
+@pytest.mark.parametrize("section", [["test"], "testing"])
+def test_another_section_is_refused(section, prepared, phantoms):
+    with pytest.raises(ValueError, match="expected one of training, validation, test"):
+        load_items(prepared / "datalist.json", phantoms, section)
+
+
+def test_a_table_without_a_header_names_nobody(tmp_path):
+    (tmp_path / "table.csv").write_text("phantom0001,male,55\nphantom0002,female,60\n")
+    with pytest.raises(ValueError, match="header line with a column 'subject'") as refusal:
+        read_user_table(tmp_path, tmp_path / "table.csv")
+    assert "phantom" not in str(refusal.value)
+
+
+def test_a_dataset_that_is_lost_meanwhile_is_refused(tmp_path):
+    folders = [tmp_path / name for name in "abc"]
+    folders[0].mkdir()
+    excluded = [{"status": "excluded"}] * 2
+    refuse_vanished(folders[:1], excluded[:1], tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"2 of 3 folders .* have vanished"):
+        refuse_vanished(folders, [{"status": "included"}, *excluded], tmp_path)
+
+
+def test_what_examining_raises_is_not_about_the_journal(cohort, tmp_path, monkeypatch):
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+        yield
+
+    monkeypatch.setattr("scripts.cohort.journal.examine_all", full)
+    with pytest.raises(OSError, match="No space left") as refusal:
+        prepare(cohort[0], tmp_path)
+    assert "examined.jsonl" not in str(refusal.value)
 
 
 def test_vanished_file_is_told(prepared, tmp_path):

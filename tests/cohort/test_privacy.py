@@ -46,6 +46,12 @@ def test_a_name_is_taken_out_of_paths_and_not_of_words():
     assert told == "/data/<subject>/<subject>_sa.nii.gz: XA1_2_0 and A1_2_01 stay"
 
 
+@pytest.mark.parametrize("name", ["Jane\u00a0Doe", "Zero\u200bWidth", "back\\slash7", "O'Brien", "sub ject"])
+def test_a_name_is_taken_out_of_what_the_system_says(name):
+    told = str(PermissionError(13, "Permission denied", f"/scans/{name}/sa_ED.nii.gz"))
+    assert "<subject>/sa_ED.nii.gz" in without_name(told, name)
+
+
 def test_texts_that_differ_in_numbers_and_names_are_one():
     texts = [("a", "a_sa.nii.gz is missing"), ("b", "RV has 6 voxels"), ("c", "RV has 7.5 voxels"), ("d", "no mask")]
     assert summarized(texts) == [(2, "RV has 6 voxels"), (1, "<subject>_sa.nii.gz is missing"), (1, "no mask")]

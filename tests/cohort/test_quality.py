@@ -54,3 +54,14 @@ def test_exchanged_labels(heart_mask):
     exchanged = np.array([0, 3, 2, 1], np.uint8)[heart_mask]
     with pytest.raises(SubjectError, match="labels 1 and 3 look exchanged"):
         check_mask(exchanged, RULES)
+
+
+@pytest.mark.parametrize("rules", [{"foo": 1}, [1, 2], {"min_voxels": "ten"}, {"min_slices": -5}, {"min_slices": 5.5}])
+def test_rules_that_are_none_are_named(rules):
+    with pytest.raises(ValueError, match="rules"):
+        QualityRules.of(rules)
+
+
+def test_rules_that_are_not_named_are_the_papers():
+    assert QualityRules.of({"min_slices": 5}) == QualityRules(10, 10, 5)
+    assert QualityRules.of(None) == QualityRules()

@@ -21,7 +21,10 @@ def test_paper_sizes():
     assert Counter(sections.values()) == {"training": 3752, "validation": 804, "test": 804}
 
 
-@pytest.mark.parametrize("fractions", [(0.7, 0.3), (0.8, 0.3, -0.1), (0.5, 0.2, 0.2)])
+@pytest.mark.parametrize(
+    "fractions",
+    [(0.7, 0.3), (0.8, 0.3, -0.1), (0.5, 0.2, 0.2), 0.7, "abc", ["a", "b", "c"], [0.5, 0.5, float("nan")]],
+)
 def test_wrong_shares_are_refused(fractions):
     with pytest.raises(ValueError, match="add up to 1"):
         split_subjects(NAMES, fractions, seed=0)

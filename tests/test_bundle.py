@@ -501,7 +501,7 @@ def whole_heart(prepared, phantoms, tmp_path_factory):
     """A model by faithful.json, stacks with occupancy maps, trained for an epoch of each kind, and what it printed."""
     output = tmp_path_factory.mktemp("whole_heart")
     paths = {"dataset_dir": str(phantoms), "datalist": str(prepared / "datalist.json"), "output_dir": str(output)}
-    options = TINY | {"warmup_epochs": 1, "stack_slices": 14}
+    options = TINY | {"warmup_epochs": 1, "stack_slices": 14, "device": "cpu"}  # by its name, as a user gives it
     code, text = bundle("training", "train.json", "compact.json", "faithful.json", **paths, **options)
     assert code == 0, text[-3000:]
     return output, text

@@ -15,7 +15,7 @@ from torch.nn.functional import pad
 
 from scripts import checkpoint
 from scripts.segmentation.anatomy import mended, without_partial_base
-from scripts.segmentation.slices import CLASSES, resized, to_slices
+from scripts.segmentation.slices import CLASSES, check_pixels, resized, to_slices
 from scripts.shipped import require_shipped
 
 FILE = "segmentation.pt"
@@ -41,7 +41,8 @@ class Segmenter:
         scale: brings the intensities of slices (Z, X, Y) to those that the network knows.
         spacing: pixel size in mm that the network knows; None leaves pixels as they are.
         divisor: what height and width are padded to a multiple of.
-        min_size: what height and width are padded to at least.
+        min_size: what height and width are padded to at least; twice the divisor where that is more, since instance
+            normalization needs more than the one pixel that the deepest layer would see of the divisor.
         base_ratio: see ``without_partial_base``; 0 leaves the RV as it is predicted.
     """
 
@@ -55,7 +56,7 @@ class Segmenter:
         base_ratio: float = 0.0,
     ) -> None:
         self.network, self.scale, self.spacing = network.eval(), scale, spacing
-        self.divisor, self.min_size = divisor, min_size
+        self.divisor, self.min_size = divisor, max(min_size, 2 * divisor)
         self.base_ratio = base_ratio
 
     def __call__(self, scan: np.ndarray | torch.Tensor, voxel: Sequence[float]) -> np.ndarray:
@@ -67,6 +68,9 @@ class Segmenter:
 
         Returns:
             uint8 labels of the scan's shape.
+
+        Raises:
+            SubjectError: for a volume of more pixels than ``MAX_PIXELS``, as the network would see it.
         """
         volume = torch.as_tensor(scan, dtype=torch.float32)
         if volume.ndim == 4:
@@ -83,6 +87,7 @@ class Segmenter:
         device = next(self.network.parameters()).device
         height, width = slices.shape[-2:]
         margins = [max(-n % self.divisor, self.min_size - n) for n in (width, height)]
+        check_pixels(len(slices), (height + margins[1], width + margins[0]))
         framed = pad(slices, (0, margins[0], 0, margins[1]))
         return self.network(framed.to(device))[..., :height, :width].float().cpu()
 

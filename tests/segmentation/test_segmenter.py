@@ -6,6 +6,7 @@ import torch
 from monai.networks.nets import UNet
 
 from scripts import checkpoint
+from scripts.cohort.layout import SubjectError
 from scripts.segmentation.segmenter import ZOO_UNET, Segmenter, find_segmenter, load_segmenter, save_segmenter
 
 UNET = ZOO_UNET | {"channels": [4, 8], "strides": [2], "num_res_units": 0}
@@ -53,6 +54,24 @@ def test_slices_are_padded_to_what_the_network_can_take(heart_mask):
     padding = segmenter(divisor=16)
     padding(heart_mask[:39, :33].astype(np.float32), (1, 1, 8))
     assert padding.network.sizes == [(48, 48)]
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (2, 40, 3)])
+def test_a_scan_of_few_pixels_is_padded_until_the_network_can_take_it(shape):
+    few = Segmenter(UNet(**UNET), lambda slices: slices, 1.0, divisor=2)
+    assert few(np.ones(shape, np.float32), (1, 1, 8)).shape == shape
+
+
+def test_what_is_larger_than_the_divisor_is_padded_no_further():
+    padding = segmenter(divisor=16)
+    for size in (16, 17, 32, 33):
+        padding(np.zeros((size, 64, 1), np.float32), (1, 1, 8))
+    assert padding.network.sizes == [(32, 64), (32, 64), (32, 64), (48, 64)]
+
+
+def test_small_slices_that_padding_makes_too_many_pixels_are_refused():
+    with pytest.raises(SubjectError, match="300 slices of 256 x 256 pixels; expected at most"):
+        segmenter(min_size=256)(np.zeros((1, 1, 300), np.float32), (1, 1, 8))
 
 
 def test_a_cine_is_segmented_frame_by_frame(heart_mask):

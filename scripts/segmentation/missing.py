@@ -25,8 +25,9 @@ from scripts.cohort.layout import (
     write_like,
 )
 from scripts.data import STALLED
-from scripts.parallel import Failed, Workers, parallel_map
+from scripts.parallel import Failed, Workers, attempt, parallel_map
 from scripts.segmentation.segmenter import Segmenter, load_segmenter
+from scripts.storage import StorageError, explained, output_folder
 
 READERS = 4  # more cines at a time than these only fill the memory: the network is slower
 
@@ -65,6 +66,7 @@ def segment_missing(
 
     Raises:
         FileNotFoundError, ValueError: for weights that cannot be used.
+        PermissionError, NotADirectoryError, StorageError: where no masks can be written at all.
     """
     if not Path(weights).is_file():
         raise FileNotFoundError(f"segmentation '{weights}' is no file; name one with --segmentation, or null for none.")
@@ -73,6 +75,7 @@ def segment_missing(
     waiting = [scan for scan in scans if read_origin(scan.mask) != mask_origin(scan.image, network)]
     if not waiting:
         return {}
+    output_folder(masks_dir)  # what is wrong with it is no subject's own
     workers = Workers.of(workers)
     if workers.remote:
         task = partial(segment_there, weights=str(weights), network=network)
@@ -86,12 +89,15 @@ def segment_missing(
     return reasons
 
 
-def segment_here(scans: Sequence[Scan], segmenter: Segmenter, network: str, readers: int) -> Iterator[str]:
-    """Segment scans with one network, which other processes read scans for; yields reasons, or "" where all is well."""
+def segment_here(scans: Sequence[Scan], segmenter: Segmenter, network: str, readers: int) -> Iterator[str | Failed]:
+    """Segment scans with one network, which other processes read scans for; yields reasons, or "" where all is well.
+
+    A scan with which the network fails has a ``Failed``, as it has on a cluster, and the others go on.
+    """
     ahead = min(readers, len(scans), READERS)
     loader = DataLoader(_Scans(scans), batch_size=None, num_workers=ahead, prefetch_factor=1, timeout=STALLED)
     for scan, content in zip(scans, tqdm(loader, "segment", unit="scan"), strict=True):
-        yield write_mask(scan, content, segmenter, network)
+        yield attempt(partial(write_mask, content=content, segmenter=segmenter, network=network), scan)
 
 
 def segment_there(scan: Scan, weights: str, network: str) -> str:
@@ -109,19 +115,38 @@ def write_mask(scan: Scan, content: tuple[np.ndarray, list[float]] | str, segmen
     """Segment what was read of a scan; returns the reason where that cannot be done, and "" where all is well."""
     if isinstance(content, str):
         return content
-    scan.mask.parent.mkdir(parents=True, exist_ok=True)
     try:
-        write_like(scan.mask, segmenter(*content), scan.image, mask_origin(scan.image, network))
+        labels = segmenter(*content)
+    except SubjectError as error:
+        return f"{scan.image.name}: {error}"
+    return write_labels(scan, labels, network)
+
+
+def write_labels(scan: Scan, labels: np.ndarray, network: str) -> str:
+    """Write the mask of a scan; returns the reason where only this one cannot be written, and "" where all is well.
+
+    Raises:
+        StorageError: where no other could be written either.
+    """
+    try:
+        with explained(scan.mask):
+            scan.mask.parent.mkdir(parents=True, exist_ok=True)
+        write_like(scan.mask, labels, scan.image, mask_origin(scan.image, network))
     except SubjectError as error:
         return str(error)
+    except StorageError:
+        raise
+    except OSError as error:  # its own words name the subject, and a temporary file that nobody has to look for
+        told = error.strerror or type(error).__name__
+        return f"its predicted mask {scan.mask.name} cannot be written ({told}): remove what is in its place"
     return ""
 
 
 def scans_without_mask(folder: Path, masks_dir: str | os.PathLike) -> list[Scan]:
-    """What has to be segmented of a subject; nothing where there is no scan, which its examination will tell."""
+    """What has to be segmented of a subject; nothing where none is found, of which its examination tells why."""
     try:
         return [Scan(image, predicted_mask(masks_dir, image)) for image in find_scans(folder) if not given_mask(image)]
-    except SubjectError:
+    except (SubjectError, OSError):  # such as a folder that may not be looked into
         return []
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from torch.nn.functional import pad
 
 from scripts import checkpoint
 from scripts.segmentation.anatomy import mended, without_partial_base
-from scripts.segmentation.slices import CLASSES, resized, to_slices
+from scripts.segmentation.slices import CLASSES, check_pixels, resized, to_slices
 from scripts.shipped import require_shipped
 
 FILE = "segmentation.pt"
@@ -30,6 +31,7 @@ ZOO_UNET = {
     "num_res_units": 2,
 }
 ZOO_SIZE = 256
+EXPECTED_UNET = "expected the arguments of monai.networks.nets.UNet for slices, one channel in and four out"
 
 
 class Segmenter:
@@ -41,7 +43,8 @@ class Segmenter:
         scale: brings the intensities of slices (Z, X, Y) to those that the network knows.
         spacing: pixel size in mm that the network knows; None leaves pixels as they are.
         divisor: what height and width are padded to a multiple of.
-        min_size: what height and width are padded to at least.
+        min_size: what height and width are padded to at least; twice the divisor where that is more, since instance
+            normalization needs more than the one pixel that the deepest layer would see of the divisor.
         base_ratio: see ``without_partial_base``; 0 leaves the RV as it is predicted.
     """
 
@@ -55,7 +58,7 @@ class Segmenter:
         base_ratio: float = 0.0,
     ) -> None:
         self.network, self.scale, self.spacing = network.eval(), scale, spacing
-        self.divisor, self.min_size = divisor, min_size
+        self.divisor, self.min_size = divisor, max(min_size, 2 * divisor)
         self.base_ratio = base_ratio
 
     def __call__(self, scan: np.ndarray | torch.Tensor, voxel: Sequence[float]) -> np.ndarray:
@@ -67,6 +70,9 @@ class Segmenter:
 
         Returns:
             uint8 labels of the scan's shape.
+
+        Raises:
+            SubjectError: for a volume of more pixels than ``MAX_PIXELS``, as the network would see it.
         """
         volume = torch.as_tensor(scan, dtype=torch.float32)
         if volume.ndim == 4:
@@ -83,6 +89,7 @@ class Segmenter:
         device = next(self.network.parameters()).device
         height, width = slices.shape[-2:]
         margins = [max(-n % self.divisor, self.min_size - n) for n in (width, height)]
+        check_pixels(len(slices), (height + margins[1], width + margins[0]))
         framed = pad(slices, (0, margins[0], 0, margins[1]))
         return self.network(framed.to(device))[..., :height, :width].float().cpu()
 
@@ -107,7 +114,8 @@ def load_segmenter(path: str | os.PathLike, device: str | torch.device = "cpu") 
     """Read a network that ``run training`` with segment.json wrote, or the model zoo's ventricular_short_axis_3label.
 
     Raises:
-        FileNotFoundError, ValueError: naming the file, when it is missing, unreadable or neither of them.
+        FileNotFoundError, ValueError: naming the file, when it is missing, unreadable, neither of them, or would fail
+            with every scan.
     """
     try:
         return segmenter_of(checkpoint.read(path), path, device)
@@ -122,16 +130,57 @@ def load_segmenter(path: str | os.PathLike, device: str | torch.device = "cpu") 
 def segmenter_of(content: Mapping[str, Any], path: str | os.PathLike, device: str | torch.device) -> Segmenter:
     """The segmenter of a checkpoint's content."""
     if "unet" in content:
-        unet, weights, spacing = content["unet"], content["network"], content["spacing"]
+        unet, weights = content["unet"], content["network"]
         scale = ScaleIntensityRangePercentiles(1, 99, 0, 1, clip=True)
-        options = {"spacing": spacing, "base_ratio": content["base_ratio"]}
+        options = {key: content[key] for key in ("spacing", "base_ratio")}
+        check_options(**options)
     else:
         unet, weights = ZOO_UNET, content.get("model", content)
         scale = ScaleIntensity(channel_wise=True)
         options = {"spacing": None, "min_size": ZOO_SIZE}
-    network = UNet(**unet)
+    network, divisor = unet_of(unet)
+    if not isinstance(weights, Mapping) or not all(isinstance(each, torch.Tensor) for each in weights.values()):
+        raise ValueError("its weights are not tensors by name; expected those of a network")
     checkpoint.fit_weights(network, weights, path)
-    return Segmenter(network.to(device), scale, divisor=int(np.prod(unet["strides"])), **options)
+    segmenter = Segmenter(network, scale, divisor=divisor, **options)
+    try_out(segmenter)  # before a device is used, whose faults are not the file's
+    network.to(device)
+    return segmenter
+
+
+def check_options(spacing: Any, base_ratio: Any) -> None:
+    """Raise ValueError for numbers that no training writes; NaN is none of those that are compared."""
+    numbers = {type(None), int, float}
+    if type(spacing) not in numbers or not (spacing is None or 0 < spacing < math.inf):
+        raise ValueError(f"spacing is {spacing!r}; expected a pixel size in mm, or None")
+    # Infinite where the training's masks had no two slices of RV.
+    if type(base_ratio) not in numbers - {type(None)} or not base_ratio >= 0:
+        raise ValueError(f"base_ratio is {base_ratio!r}; expected a number of at least 0")
+
+
+def unet_of(arguments: Any) -> tuple[UNet, int]:
+    """An untrained network by its arguments, and what the height and width of its slices are multiples of.
+
+    Raises:
+        ValueError: for arguments that make no network.
+    """
+    try:
+        network, strides = UNet(**arguments), np.asarray(arguments["strides"])
+    except Exception as error:  # MONAI and PyTorch raise many kinds for arguments that they do not check
+        raise ValueError(f"unet is {arguments!r}, which makes no network ({error}); {EXPECTED_UNET}") from error
+    if strides.dtype.kind != "i" or strides.min() < 1:
+        raise ValueError(f"unet has strides {arguments['strides']!r}; expected whole numbers of at least 1")
+    return network, math.prod(strides.ravel().tolist())
+
+
+def try_out(segmenter: Segmenter) -> None:
+    """Raise ValueError for a network that cannot segment the smallest slice there is: it would fail with every scan."""
+    try:
+        shape = tuple(segmenter.scores(torch.zeros(1, 1, 1, 1)).shape)
+    except Exception as error:  # of many kinds, as above
+        raise ValueError(f"its network takes no slices ({error}); {EXPECTED_UNET}") from error
+    if shape != (1, CLASSES, 1, 1):
+        raise ValueError(f"its network gives {shape} for one slice of one pixel; expected (1, {CLASSES}, 1, 1)")
 
 
 def find_segmenter(near: str | os.PathLike, bundle_root: str | os.PathLike) -> str | None:

@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+import errno
 import os
+import shutil
+import time
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -16,7 +20,7 @@ from scripts.parallel import Workers
 from scripts.segmentation import missing
 from scripts.segmentation.missing import segment_missing
 from scripts.segmentation.segmenter import save_segmenter
-from scripts.storage import read_csv
+from scripts.storage import StorageError, read_csv
 from scripts.transforms import LoadSubjectd
 from tests.segmentation.test_segmenter import UNET, segmenter
 
@@ -133,6 +137,120 @@ def test_a_scan_that_cannot_be_read_is_a_reason(subject, weights, tmp_path):
     reasons = segment_missing([subject], tmp_path / "masks", weights)
     assert list(reasons) == ["one"]
     assert "sa_ES.nii.gz cannot be opened" in reasons["one"]
+
+
+@pytest.fixture
+def other(subject):
+    """A second subject like the first, with which nothing is wrong."""
+    return shutil.copytree(subject, subject.with_name("two"))
+
+
+def prepared(subject, tmp_path, weights):
+    """Status and reason by subject."""
+    prepare(subject.parent, tmp_path / "cohort", workers=1, split=(1, 0, 0), segmentation=weights)
+    return {row["subject"]: (row["status"], row["reason"]) for row in read_csv(tmp_path / "cohort" / "cohort.csv")}
+
+
+def test_a_scan_of_one_voxel_stops_no_other(subject, other, tmp_path):
+    torch.manual_seed(0)
+    save_segmenter(UNet(**UNET), UNET, 1.5, 0.5, tmp_path / "network.pt")
+    write_volume(subject / "sa_ED.nii.gz", np.ones((1, 1, 1), np.int16), AFFINE)
+    assert segment_missing([subject, other], tmp_path / "masks", tmp_path / "network.pt", workers=1) == {}
+    assert nib.load(tmp_path / "masks" / "one" / "seg_sa_ED.nii.gz").shape == (1, 1, 1)
+    assert (tmp_path / "masks" / "two" / "seg_sa_ES.nii.gz").exists()
+
+
+def test_a_scan_with_which_the_network_fails_is_a_reason(subject, other, weights, tmp_path, monkeypatch):
+    def fail_for_few(slices):
+        if len(slices) == 1:
+            raise RuntimeError("out of memory")
+        return slices
+
+    failing = segmenter()
+    failing.scale = fail_for_few
+    monkeypatch.setattr(missing, "load_segmenter", lambda path, device: failing)
+    write_volume(subject / "sa_ED.nii.gz", np.ones((8, 8, 1), np.int16), AFFINE)
+    rows = prepared(subject, tmp_path, weights)
+    assert rows["two"] == ("included", "")
+    assert rows["one"][0] == "excluded"
+    assert rows["one"][1].startswith("unexpected RuntimeError: out of memory")
+
+
+def test_a_scan_of_too_many_pixels_is_a_reason(subject, other, weights, tmp_path, monkeypatch):
+    monkeypatch.setattr(missing, "load_segmenter", lambda path, device: segmenter(spacing=1.5))
+    write_volume(subject / "sa_ED.nii.gz", np.ones((128, 128, 2), np.int16), np.diag([60, 60, 9, 1]))
+    rows = prepared(subject, tmp_path, weights)
+    assert rows["two"] == ("included", "")
+    assert rows["one"][1].startswith("sa_ED.nii.gz: the segmentation network would see 2 slices of 5120 x 5120 pixels")
+
+
+def test_a_folder_that_may_not_be_looked_into_is_left_to_the_examination(
+    subject, other, weights, tmp_path, monkeypatch, capsys
+):
+    looked = Path.exists
+
+    def exists(path, **options):
+        if path.parent == subject:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return looked(path, **options)
+
+    monkeypatch.setattr(Path, "exists", exists)
+    rows = prepared(subject, tmp_path, weights)
+    assert rows["two"] == ("included", "")
+    assert rows["one"][0] == "excluded"
+    assert "Permission denied" in rows["one"][1]
+    assert "/one/" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("place", ["one", "one/seg_sa_ED.nii.gz"])
+def test_what_is_in_the_place_of_one_mask_stops_no_other(place, subject, other, weights, tmp_path):
+    blocked = tmp_path / "cohort" / "masks" / place
+    blocked.parent.mkdir(parents=True)
+    blocked.touch() if place == "one" else blocked.mkdir()
+    rows = prepared(subject, tmp_path, weights)
+    assert rows["two"] == ("included", "")
+    assert rows["one"][0] == "excluded"
+    assert rows["one"][1].startswith("its predicted mask seg_sa_ED.nii.gz cannot be written (")
+    assert str(tmp_path) not in rows["one"][1]
+
+
+def test_where_no_mask_can_be_written_all_stops(subject, weights, tmp_path):
+    (tmp_path / "masks").touch()
+    with pytest.raises(NotADirectoryError, match=r"output_dir '.*masks' is or lies under a file"):
+        segment_missing([subject], tmp_path / "masks", weights)
+
+
+@pytest.mark.parametrize("step", ["mkdir", "replace"])
+def test_a_full_disk_stops_all(step, subject, weights, tmp_path, monkeypatch):
+    (tmp_path / "masks").mkdir()
+
+    def full(path, *others, **options):
+        raise OSError(errno.ENOSPC, "full", str(path))
+
+    loading = missing.load_segmenter  # the disk is full from here on
+
+    def load(*arguments):
+        monkeypatch.setattr(Path, step, full)
+        return loading(*arguments)
+
+    monkeypatch.setattr(missing, "load_segmenter", load)
+    with pytest.raises(StorageError, match="make room on its disk"):
+        segment_missing([subject], tmp_path / "masks", weights)
+
+
+class Stalled(missing._Scans):
+    """A disk that does not answer for long."""
+
+    def __getitem__(self, index):
+        time.sleep(4)
+        return "at last"
+
+
+def test_a_disk_that_does_not_answer_is_not_waited_for_for_ever(subject, weights, tmp_path, monkeypatch):
+    monkeypatch.setattr(missing, "_Scans", Stalled)
+    monkeypatch.setattr(missing, "STALLED", 1)
+    with pytest.raises(RuntimeError, match="timed out after 1 seconds"):
+        segment_missing([subject], tmp_path / "masks", weights)
 
 
 def test_es_of_a_cine_is_found_in_predicted_masks(subject, weights, tmp_path, heart_mask):

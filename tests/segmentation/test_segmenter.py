@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 import torch
 from monai.networks.nets import UNet
 
 from scripts import checkpoint
+from scripts.cohort.layout import SubjectError
 from scripts.segmentation.segmenter import ZOO_UNET, Segmenter, find_segmenter, load_segmenter, save_segmenter
 
 UNET = ZOO_UNET | {"channels": [4, 8], "strides": [2], "num_res_units": 0}
@@ -55,6 +58,24 @@ def test_slices_are_padded_to_what_the_network_can_take(heart_mask):
     assert padding.network.sizes == [(48, 48)]
 
 
+@pytest.mark.parametrize("shape", [(1, 1, 1), (2, 40, 3)])
+def test_a_scan_of_few_pixels_is_padded_until_the_network_can_take_it(shape):
+    few = Segmenter(UNet(**UNET), lambda slices: slices, 1.0, divisor=2)
+    assert few(np.ones(shape, np.float32), (1, 1, 8)).shape == shape
+
+
+def test_what_is_larger_than_the_divisor_is_padded_no_further():
+    padding = segmenter(divisor=16)
+    for size in (16, 17, 32, 33):
+        padding(np.zeros((size, 64, 1), np.float32), (1, 1, 8))
+    assert padding.network.sizes == [(32, 64), (32, 64), (32, 64), (48, 64)]
+
+
+def test_small_slices_that_padding_makes_too_many_pixels_are_refused():
+    with pytest.raises(SubjectError, match="300 slices of 256 x 256 pixels; expected at most"):
+        segmenter(min_size=256)(np.zeros((1, 1, 300), np.float32), (1, 1, 8))
+
+
 def test_a_cine_is_segmented_frame_by_frame(heart_mask):
     cine = np.stack([heart_mask, np.roll(heart_mask, 1, axis=0)], axis=-1)
     assert np.array_equal(segmenter()(cine.astype(np.float32), (1, 1, 8)), cine)
@@ -93,6 +114,50 @@ def test_other_weights_are_refused(tmp_path):
     checkpoint.save({"layer.weight": torch.zeros(2)}, tmp_path / "model.pt")
     with pytest.raises(ValueError, match=r"segmentation .*model\.pt' cannot be used"):
         load_segmenter(tmp_path / "model.pt")
+
+
+BROKEN = {
+    "unet: [1]": ({"unet": [1]}, "unet is .* makes no network .* expected the arguments of monai"),
+    "unet: unknown key": ({"unet": UNET | {"depth": 3}}, "unet is .* makes no network .*'depth'.* expected"),
+    "network: 5": ({"network": 5}, "weights are not tensors by name; expected"),
+    "network: numbers": ({"network": {"model.0.conv.weight": 5}}, "weights are not tensors by name; expected"),
+    "strides: [0]": ({"unet": UNET | {"strides": [0]}}, r"strides \[0\]; expected whole numbers of at least 1"),
+    "strides: [-2]": ({"unet": UNET | {"strides": [-2]}}, r"strides \[-2\]; expected whole numbers of at least 1"),
+    "strides: [2.0]": ({"unet": UNET | {"strides": [2.0]}}, r"strides \[2\.0\]; expected whole numbers"),
+    "strides: [10000]": ({"unet": UNET | {"strides": [10000]}}, "takes no slices .*expected at most 16777216 pixels"),
+    "in_channels: 2": ({"unet": UNET | {"in_channels": 2}}, "takes no slices .* one channel in and four out"),
+    "out_channels: 3": ({"unet": UNET | {"out_channels": 3}}, r"gives \(1, 3, 1, 1\) .* expected \(1, 4, 1, 1\)"),
+    "spatial_dims: 3": ({"unet": UNET | {"spatial_dims": 3}}, "takes no slices .* expected the arguments of monai"),
+    **{
+        f"spacing: {value}": ({"spacing": value}, f"spacing is {re.escape(repr(value))}; expected a pixel size in mm")
+        for value in (0, "x", float("nan"), -1, float("inf"), [1.8, 1.8], True)
+    },
+    **{
+        f"base_ratio: {value}": ({"base_ratio": value}, f"base_ratio is {value!r}; expected a number of at least 0")
+        for value in (None, "x", float("nan"), -0.5)
+    },
+}
+
+
+@pytest.mark.parametrize("change", BROKEN)
+def test_a_broken_file_is_refused_when_it_is_read(change, tmp_path):
+    broken, expected = BROKEN[change]
+    unet = broken.get("unet", UNET)
+    try:  # weights that fit, where there are any: another mistake is not to hide this one
+        weights = UNet(**unet).state_dict()
+    except Exception:
+        weights = UNet(**UNET).state_dict()
+    content = {"network": weights, "unet": unet, "spacing": 1.8, "base_ratio": 0.7} | broken
+    checkpoint.save(content, tmp_path / "segmentation.pt")
+    with pytest.raises(ValueError, match=rf"segmentation '.*segmentation\.pt' cannot be used: .*{expected}"):
+        load_segmenter(tmp_path / "segmentation.pt")
+
+
+@pytest.mark.parametrize("options", [(1, 0), (None, 0.7), (1.8, float("inf"))])
+def test_what_a_training_may_write_is_read(options, tmp_path):
+    save_segmenter(UNet(**UNET), UNET, *options, tmp_path / "segmentation.pt")
+    loaded = load_segmenter(tmp_path / "segmentation.pt")
+    assert (loaded.spacing, loaded.base_ratio) == options
 
 
 def test_the_network_of_the_folder_comes_before_that_of_the_bundle(tmp_path):

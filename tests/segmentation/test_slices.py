@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from scripts.cohort.layout import write_volume
+from scripts.cohort.layout import SubjectError, write_volume
 from scripts.segmentation.slices import (
     LoadPhase,
     RandSlicesd,
@@ -20,6 +20,12 @@ def test_slices_keep_their_extent():
     volume = torch.zeros(1, 120, 90, 7)
     assert to_slices(volume, (0.9, 1.2, 8), 1.8).shape == (7, 1, 60, 60)
     assert to_slices(volume, (0.9, 1.2, 8), None).shape == (7, 1, 120, 90)
+
+
+def test_a_volume_of_too_many_pixels_is_refused_before_there_are_any():
+    with pytest.raises(SubjectError, match=r"2 slices of 3072 x 3072 pixels; expected at most 16777216 .* voxel size"):
+        to_slices(torch.zeros(1, 256, 256, 2), (21.6, 21.6, 8), 1.8)
+    assert to_slices(torch.zeros(1, 512, 512, 20), (1.8, 1.8, 8), 1.8).shape == (20, 1, 512, 512)
 
 
 def test_a_structure_stays_where_it_is_and_as_large():

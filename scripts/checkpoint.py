@@ -16,7 +16,7 @@ from ignite.engine import Engine, Events
 from torch import nn
 
 from scripts.shipped import require_shipped
-from scripts.storage import atomic_path, output_folder, write_json
+from scripts.storage import atomic_path, output_folder, read_object, write_json
 
 LAST, BEST, SETTINGS = "last.pt", "model.pt", "settings.json"
 
@@ -133,9 +133,14 @@ def fingerprint(path: str | os.PathLike, required: bool = True) -> str | None:
 
 
 def training_settings(path: str | os.PathLike) -> dict[str, Any]:
-    """What ``settings.json`` beside a checkpoint says of its training; empty where there is none."""
+    """What ``settings.json`` beside a checkpoint says of its training; empty where there is none.
+
+    Raises:
+        ValueError: for a broken one, naming it: without it, nothing could be compared.
+    """
     beside = Path(path).with_name(SETTINGS)
-    return json.loads(beside.read_text()) if beside.is_file() else {}
+    remedy = "bring back the one that the training wrote, or train anew in another --output_dir"
+    return read_object(beside, "settings", remedy) if beside.is_file() else {}
 
 
 def find_weights(output_dir: str | os.PathLike, bundle_root: str | os.PathLike, required: bool = True) -> str:
@@ -238,9 +243,7 @@ class TrainingCheckpoint:
     def restore(self, engine: Engine, path: Path) -> None:
         """Take up the state of ``last.pt``; the learning rates stay those of the config."""
         if (self.folder / SETTINGS).exists():
-            refuse_other_settings(
-                json.loads((self.folder / SETTINGS).read_text()), self.settings, self.folder / SETTINGS
-            )
+            refuse_other_settings(training_settings(path), self.settings, self.folder / SETTINGS)
         state = read(path)
         fit_weights(self.network, state["network"], path)
         for name, module in self.modules.items():

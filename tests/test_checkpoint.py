@@ -7,6 +7,7 @@ import torch
 from ignite.engine import Engine, Events
 
 from scripts.checkpoint import TrainingCheckpoint, differences, find_weights, load_weights, read, save
+from tests.broken import NO_OBJECTS
 
 
 class Run:
@@ -134,6 +135,16 @@ def test_weights_are_not_used_with_other_settings(tmp_path):
     load_weights(torch.nn.Linear(1, 1), tmp_path / "model.pt", {"spacing": 1.8})
     with pytest.raises(ValueError, match=r"spacing is 2\.5, was 1\.8"):
         load_weights(torch.nn.Linear(1, 1), tmp_path / "model.pt", {"spacing": 2.5})
+
+
+@pytest.mark.parametrize("content", NO_OBJECTS)
+def test_broken_settings_are_named_and_not_left_out(content, tmp_path):
+    Run(tmp_path, [2, 1], settings={"spacing": 1.8}).run(1)
+    (tmp_path / "settings.json").write_bytes(content)
+    with pytest.raises(ValueError, match=r"settings\.json' .*--output_dir"):
+        load_weights(torch.nn.Linear(1, 1), tmp_path / "model.pt", {"spacing": 1.8})
+    with pytest.raises(ValueError, match=r"settings\.json' .*--output_dir"):
+        Run(tmp_path, [2, 1], settings={"spacing": 1.8}).run(2)
 
 
 def test_resume_can_be_declined(tmp_path):

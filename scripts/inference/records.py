@@ -11,7 +11,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from scripts.storage import csv_writer, output_folder, write_csv, write_json
+from scripts.storage import csv_writer, output_folder, read_object, write_csv, write_json
 
 RECORD = "result.json"
 SETTINGS = "inference_settings.json"
@@ -59,7 +59,8 @@ class Records:
             if self.content(path).get("run") != self.run:  # those of this run stay, should it have been interrupted
                 self.discard(path.parent.name)
         if present and not overwrite and (self.folder / SETTINGS).exists():
-            self.refuse_other_settings(json.loads((self.folder / SETTINGS).read_text()))
+            remedy = "name another --output_dir, or redo all results of this one with --overwrite True"
+            self.refuse_other_settings(read_object(self.folder / SETTINGS, "inference settings", remedy))
         write_json(self.folder / SETTINGS, self.settings)
 
     def refuse_other_settings(self, known: Mapping[str, Any]) -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from scripts.inference.records import RECORD, Records
 from scripts.storage import read_csv
+from tests.broken import NO_OBJECTS
 
 ITEMS = [{"subject": name, "state": f"state of {name}"} for name in "abc"]
 
@@ -59,6 +60,16 @@ def test_results_of_other_settings_are_refused_or_overwritten(tmp_path):
     assert not (tmp_path / "a").exists()
     assert (tmp_path / "b" / "notes.txt").exists()  # what is not ours stays
     assert json.loads((tmp_path / "inference_settings.json").read_text())["spacing"] == 1.8
+
+
+@pytest.mark.parametrize("content", NO_OBJECTS)
+def test_broken_settings_of_results_are_refused_or_overwritten(content, tmp_path):
+    fill(records(tmp_path))
+    (tmp_path / "inference_settings.json").write_bytes(content)
+    with pytest.raises(ValueError, match=r"inference_settings\.json' .*--overwrite True"):
+        records(tmp_path).claim()
+    records(tmp_path).claim(overwrite=True)
+    records(tmp_path).claim()
 
 
 def test_settings_without_results_refuse_nothing(tmp_path):

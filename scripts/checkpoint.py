@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,10 @@ from ignite.engine import Engine, Events
 from torch import nn
 
 from scripts.shipped import require_shipped
-from scripts.storage import atomic_path, output_folder, write_json
+from scripts.storage import atomic_path, output_folder, read_object, write_json
 
 LAST, BEST, SETTINGS = "last.pt", "model.pt", "settings.json"
+REMEDY = "Bring back the file that the training wrote, name another --output_dir, or train anew with --resume False."
 
 
 def save(content: Mapping[str, Any], path: str | os.PathLike) -> None:
@@ -32,6 +33,11 @@ def require(path: str | os.PathLike) -> None:
     """Raise FileNotFoundError for a checkpoint that is not there."""
     if Path(path).is_dir():
         raise FileNotFoundError(f"checkpoint '{path}' is a folder; name the file in it, such as '{Path(path) / BEST}'.")
+    if Path(path).is_symlink() and not Path(path).exists():
+        raise FileNotFoundError(
+            f"checkpoint '{path}' is a link to '{os.readlink(path)}', which is not there; mount its file system, or "
+            "remove the link."
+        )
     if not Path(path).is_file():
         raise FileNotFoundError(
             f"checkpoint '{path}' does not exist; train one with 'run training', or name it with --ckpt_path."
@@ -49,7 +55,8 @@ def read(path: str | os.PathLike) -> dict[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a file that is no checkpoint
         raise ValueError(
-            f"checkpoint '{path}' cannot be read ({error}); it may be cut off or of another tool."
+            f"checkpoint '{path}' cannot be read ({str(error) or type(error).__name__}); it may be cut off or of "
+            "another tool. Bring back the file that the training wrote, or train anew."
         ) from None  # whose own words would come first and say less
     if not isinstance(content, dict):
         raise ValueError(f"checkpoint '{path}' holds a {type(content).__name__}; expected the weights of a network.")
@@ -101,14 +108,23 @@ def differences(known: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]
 
 
 def fit_weights(network: nn.Module, weights: Mapping[str, torch.Tensor], path: str | os.PathLike) -> None:
-    """Load weights into a network after checking that every tensor has its counterpart."""
+    """Load weights into a network after checking that every tensor has its counterpart.
+
+    Raises:
+        ValueError: for anything else than the weights of this network, naming the file and the differences.
+    """
+    if not isinstance(weights, Mapping):
+        raise ValueError(
+            f"checkpoint '{path}' holds a {type(weights).__name__} in the place of weights; expected one tensor per "
+            "name. Bring back the file that the training wrote, or name another."
+        )
     own = network.state_dict()
     differences = [f"{name} is missing" for name in own if name not in weights]
     differences += [f"{name} is not of this network" for name in weights if name not in own]
     differences += [
-        f"{name} is {tuple(weights[name].shape)}, the network's {tuple(own[name].shape)}"
+        f"{name} is {described(weights[name])}, the network's {described(own[name])}"
         for name in own
-        if name in weights and weights[name].shape != own[name].shape
+        if name in weights and described(weights[name]) != described(own[name])
     ]
     if differences:
         raise ValueError(
@@ -117,6 +133,17 @@ def fit_weights(network: nn.Module, weights: Mapping[str, torch.Tensor], path: s
             "(such as compact.json, ed.json) that it was trained with, or another output_dir or ckpt_path."
         )
     network.load_state_dict(weights)
+
+
+def described(value: Any) -> str:
+    """What a tensor shares with any that can take its place, whatever its precision: numbers of a kind, and shape."""
+    if not isinstance(value, torch.Tensor):
+        return f"of type {type(value).__name__}"
+    if value.layout is not torch.strided or value.is_meta:
+        return "a tensor that is sparse or without values"
+    kinds = {"complex": value.is_complex(), "floating-point": value.is_floating_point()}
+    kinds |= {"boolean": value.dtype is torch.bool, "integer": True}
+    return f"{next(kind for kind, holds in kinds.items() if holds)} {tuple(value.shape)}"
 
 
 def fingerprint(path: str | os.PathLike, required: bool = True) -> str | None:
@@ -133,9 +160,14 @@ def fingerprint(path: str | os.PathLike, required: bool = True) -> str | None:
 
 
 def training_settings(path: str | os.PathLike) -> dict[str, Any]:
-    """What ``settings.json`` beside a checkpoint says of its training; empty where there is none."""
+    """What ``settings.json`` beside a checkpoint says of its training; empty where there is none.
+
+    Raises:
+        ValueError: for a broken one, naming it: without it, nothing could be compared.
+    """
     beside = Path(path).with_name(SETTINGS)
-    return json.loads(beside.read_text()) if beside.is_file() else {}
+    remedy = "bring back the one that the training wrote, or train anew in another --output_dir"
+    return read_object(beside, "settings", remedy) if beside.is_file() else {}
 
 
 def find_weights(output_dir: str | os.PathLike, bundle_root: str | os.PathLike, required: bool = True) -> str:
@@ -166,6 +198,33 @@ def find_weights(output_dir: str | os.PathLike, bundle_root: str | os.PathLike, 
 def finite(*weights: Mapping[str, torch.Tensor]) -> bool:
     """Whether all weights are numbers."""
     return all(bool(tensor.isfinite().all()) for each in weights for tensor in each.values())
+
+
+def wrong_progress(state: Mapping[str, Any], parts: Sequence[str]) -> list[str]:
+    """What a training cannot have left so in its state, in words: parts that are missing, and how far it has come."""
+    missing = [f"{key} is missing" for key in (*parts, "epoch", "best", "best_epoch") if key not in state]
+    if missing:
+        return missing
+    epoch, best, best_epoch = (state[key] for key in ("epoch", "best", "best_epoch"))
+    wrong = []
+    if type(epoch) is not int or epoch < 0:
+        wrong.append(f"epoch is {epoch!r}, expected a whole number")
+    elif type(best_epoch) is not int or not 0 <= best_epoch <= epoch:
+        wrong.append(f"best_epoch is {best_epoch!r}, expected a whole number up to {epoch}")
+    # Infinite before the first validation. No later epoch would be better than NaN.
+    if type(best) not in (int, float) or not best > -math.inf:
+        wrong.append(f"best is {best!r}, expected the value of a metric")
+    return wrong
+
+
+def load_state(target: Any, state: Any, name: str, path: Path) -> None:
+    """Give an optimizer or a loss scaler its state of ``last.pt``; raises ValueError naming the file."""
+    try:
+        target.load_state_dict(state)
+    except (ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
+        raise ValueError(
+            f"'{path}' is not the state of this training: {name} does not fit ({error!r}). {REMEDY}"
+        ) from error
 
 
 class TrainingCheckpoint:
@@ -225,7 +284,9 @@ class TrainingCheckpoint:
     def start(self, engine: Engine) -> None:
         """Continue from ``last.pt``, or note the settings of a new training."""
         # The first process decides for all: one that began anew, for want of a shared folder, would wait forever.
-        if self.resume and idist.broadcast(float((self.folder / LAST).exists())):
+        # A link that leads nowhere counts: it may lead to a share that is not mounted just now.
+        if self.resume and idist.broadcast(float(os.path.lexists(self.folder / LAST))):
+            self.refuse_another_training()
             self.restore(engine, self.folder / LAST)
         elif self.main_process:
             write_json(self.folder / SETTINGS, self.settings)
@@ -235,23 +296,36 @@ class TrainingCheckpoint:
         if self.main_process:
             print(text)
 
-    def restore(self, engine: Engine, path: Path) -> None:
-        """Take up the state of ``last.pt``; the learning rates stay those of the config."""
-        if (self.folder / SETTINGS).exists():
-            refuse_other_settings(
-                json.loads((self.folder / SETTINGS).read_text()), self.settings, self.folder / SETTINGS
+    def refuse_another_training(self) -> None:
+        """Raise ValueError where ``last.pt`` is of other settings, or may be."""
+        path = self.folder / SETTINGS
+        if not path.is_file():
+            raise ValueError(
+                f"'{path}' is missing, so that {LAST} beside it may be of other settings: bring it back, name another "
+                "--output_dir, or train anew with --resume False."
             )
+        refuse_other_settings(training_settings(path), self.settings, path)
+
+    def restore(self, engine: Engine, path: Path) -> None:
+        """Take up the state of ``last.pt``; the learning rates stay those of the config.
+
+        Raises:
+            FileNotFoundError, ValueError: for anything else than the state of this training, naming the file.
+        """
         state = read(path)
+        wrong = wrong_progress(state, ("network", *self.optimizers))
+        if wrong:
+            raise ValueError(f"'{path}' is not the state of this training: {'; '.join(wrong)}. {REMEDY}")
         fit_weights(self.network, state["network"], path)
         for name, module in self.modules.items():
             fit_weights(module, state.get(name, {}), path)
         for name, optimizer in self.optimizers.items():
             rates = [group["lr"] for group in optimizer.param_groups]
-            optimizer.load_state_dict(state[name])
+            load_state(optimizer, state[name], name, path)
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate
         if state.get("loss_scaler"):
-            engine.loss_scaler.load_state_dict(state["loss_scaler"])
+            load_state(engine.loss_scaler, state["loss_scaler"], "loss_scaler", path)
         self.best, self.best_epoch = state["best"], state["best_epoch"]
         engine.state.epoch = state["epoch"]
         engine.state.iteration = state["epoch"] * engine.state.epoch_length

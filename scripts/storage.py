@@ -153,6 +153,26 @@ def write_json(path: str | os.PathLike, content: Any) -> None:
         file.write("\n")
 
 
+def read_object(path: str | os.PathLike, kind: str, remedy: str) -> dict[str, Any]:
+    """Read a JSON file that holds an object.
+
+    Args:
+        path: the file.
+        kind: what it is, for messages, such as "datalist".
+        remedy: what to do about one that is broken, for messages.
+
+    Raises:
+        ValueError: for one that is broken or holds anything else, naming the file and what to do.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:  # no JSON, no UTF-8, or nested beyond reason
+        raise ValueError(f"{kind} '{path}' is not valid JSON ({error}); {remedy}.") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{kind} '{path}' holds a {type(content).__name__}, expected an object; {remedy}.")
+    return content
+
+
 def write_csv(path: str | os.PathLike, rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> None:
     """Write ``rows`` as CSV with the given columns; a value that a row lacks stays empty."""
     with csv_writer(path, columns) as writer:

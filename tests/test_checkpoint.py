@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import socket
+from collections import OrderedDict
 
 import pytest
 import torch
 from ignite.engine import Engine, Events
 
 from scripts.checkpoint import TrainingCheckpoint, differences, find_weights, load_weights, read, save
+from tests.broken import NO_OBJECTS
 
 
 class Run:
@@ -61,7 +63,7 @@ def test_epochs_without_a_validation_select_nothing(tmp_path):
 @pytest.mark.parametrize("content", [b"text", b""])
 def test_a_file_that_is_no_checkpoint(tmp_path, content):
     (tmp_path / "model.pt").write_bytes(content)
-    with pytest.raises(ValueError, match=r"model\.pt' cannot be read"):
+    with pytest.raises(ValueError, match=r"model\.pt' cannot be read \([^)]"):
         read(tmp_path / "model.pt")
 
 
@@ -136,6 +138,88 @@ def test_weights_are_not_used_with_other_settings(tmp_path):
         load_weights(torch.nn.Linear(1, 1), tmp_path / "model.pt", {"spacing": 2.5})
 
 
+@pytest.mark.parametrize("content", NO_OBJECTS)
+def test_broken_settings_are_named_and_not_left_out(content, tmp_path):
+    Run(tmp_path, [2, 1], settings={"spacing": 1.8}).run(1)
+    (tmp_path / "settings.json").write_bytes(content)
+    with pytest.raises(ValueError, match=r"settings\.json' .*--output_dir"):
+        load_weights(torch.nn.Linear(1, 1), tmp_path / "model.pt", {"spacing": 1.8})
+    with pytest.raises(ValueError, match=r"settings\.json' .*--output_dir"):
+        Run(tmp_path, [2, 1], settings={"spacing": 1.8}).run(2)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("epoch", "x"),
+        ("epoch", -5),
+        ("epoch", 1.5),
+        ("epoch", True),
+        ("best", float("nan")),
+        ("best", -float("inf")),
+        ("best", None),
+        ("best_epoch", 2),
+        ("best_epoch", "x"),
+        ("optimizer", None),
+        ("optimizer", {}),
+        ("optimizer", {"state": {}, "param_groups": []}),
+        ("network", 1),
+        ("network", {}),
+    ],
+)
+def test_a_state_that_no_training_has_left_is_refused(key, value, tmp_path):
+    Run(tmp_path, [2, 1]).run(1)
+    save(read(tmp_path / "last.pt") | {key: value}, tmp_path / "last.pt")
+    with pytest.raises(ValueError, match=r"last\.pt' (is not|holds|is of another)"):
+        Run(tmp_path, [2, 1]).run(2)
+
+
+@pytest.mark.parametrize("key", ["network", "optimizer", "epoch", "best", "best_epoch"])
+def test_a_state_that_lacks_something_is_refused(key, tmp_path):
+    Run(tmp_path, [2, 1]).run(1)
+    state = read(tmp_path / "last.pt")
+    del state[key]
+    save(state, tmp_path / "last.pt")
+    with pytest.raises(
+        ValueError, match=rf"last\.pt' is not the state of this training: {key} is missing\. .*--resume"
+    ):
+        Run(tmp_path, [2, 1]).run(2)
+
+
+def test_weights_are_no_state_of_a_training(tmp_path):
+    Run(tmp_path, [2, 1]).run(1)
+    (tmp_path / "last.pt").write_bytes((tmp_path / "model.pt").read_bytes())
+    with pytest.raises(ValueError, match=r"last\.pt' is not the state of this training: network is missing"):
+        Run(tmp_path, [2, 1]).run(2)
+
+
+def test_a_scale_of_losses_that_is_none_is_refused(tmp_path):
+    Run(tmp_path, [3, 2]).run(1)
+    save(read(tmp_path / "last.pt") | {"loss_scaler": {"x": 1}}, tmp_path / "last.pt")
+    run = Run(tmp_path, [3, 2])
+    run.trainer.loss_scaler = torch.amp.GradScaler("cpu")
+    with pytest.raises(ValueError, match=r"last\.pt' .*loss_scaler does not fit"):
+        run.run(2)
+
+
+def test_a_training_of_unknown_settings_is_not_resumed(tmp_path):
+    Run(tmp_path, [3, 2], settings={"spacing": 1.8}).run(1)
+    (tmp_path / "settings.json").unlink()
+    with pytest.raises(ValueError, match=r"settings\.json' is missing, so that last\.pt .*--resume False"):
+        Run(tmp_path, [3, 2], settings={"spacing": 2.5}).run(2)
+    assert Run(tmp_path, [3, 2], settings={"spacing": 2.5}, resume=False).run(1).trainer.state.epoch == 1
+
+
+def test_a_link_to_a_share_that_is_not_mounted_begins_nothing_anew(tmp_path):
+    Run(tmp_path, [3, 2]).run(1)
+    (tmp_path / "last.pt").unlink()
+    (tmp_path / "last.pt").symlink_to(tmp_path / "share" / "last.pt")
+    with pytest.raises(
+        FileNotFoundError, match=r"last\.pt' is a link to '.*share/last\.pt', which is not there; mount"
+    ):
+        Run(tmp_path, [3, 2]).run(2)
+
+
 def test_resume_can_be_declined(tmp_path):
     Run(tmp_path, [5, 4]).run(2)
     fresh = Run(tmp_path, [5, 4], resume=False).run(1)
@@ -145,10 +229,47 @@ def test_resume_can_be_declined(tmp_path):
 
 def test_another_architecture_is_named(tmp_path):
     save(torch.nn.Linear(3, 1).state_dict(), tmp_path / "model.pt")
-    with pytest.raises(ValueError, match=r"another architecture: weight is \(1, 3\), the network's \(1, 2\)"):
+    with pytest.raises(ValueError, match=r"another architecture: weight is \S+ \(1, 3\), the network's \S+ \(1, 2\)"):
         load_weights(torch.nn.Linear(2, 1), tmp_path / "model.pt")
     with pytest.raises(ValueError, match=r"0\.weight is missing"):
         load_weights(torch.nn.Sequential(torch.nn.Linear(3, 1)), tmp_path / "model.pt")
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (1, "of type int"),
+        (torch.ones(1, 2).to_sparse(), "sparse"),
+        (torch.ones(1, 2, device="meta"), "without values"),
+        (torch.ones(1, 2, dtype=torch.complex64), r"complex \(1, 2\), the network's floating-point \(1, 2\)"),
+        (torch.ones(1, 2, dtype=torch.int8), "integer"),
+        (torch.ones(1, 2, dtype=torch.bool), "boolean"),
+    ],
+)
+def test_what_no_weights_can_be_is_named(value, words, tmp_path):
+    network = torch.nn.Linear(2, 1)
+    save(network.state_dict() | {"weight": value}, tmp_path / "model.pt")
+    with pytest.raises(ValueError, match=rf"model\.pt' .*: weight is .*{words}"):
+        load_weights(network, tmp_path / "model.pt")
+
+
+@pytest.mark.parametrize("value", [torch.ones(2), None, [1], OrderedDict()])
+def test_something_in_the_place_of_weights_is_named(value, tmp_path):
+    save({"network": value}, tmp_path / "model.pt")
+    with pytest.raises(ValueError, match=r"model\.pt' (holds a|is of another architecture)"):
+        load_weights(torch.nn.Linear(2, 1), tmp_path / "model.pt")
+
+
+def test_weights_of_another_precision_are_loaded_and_counts_stay_whole(tmp_path):
+    network, other = (torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2)) for _ in range(2))
+    network[1].num_batches_tracked += 7
+    save(network.half().state_dict(), tmp_path / "model.pt")
+    load_weights(other, tmp_path / "model.pt")
+    assert torch.equal(other[0].weight, network[0].weight.float())
+    assert other[1].num_batches_tracked == 7
+    save(network.state_dict() | {"1.num_batches_tracked": torch.tensor(7.5)}, tmp_path / "model.pt")
+    with pytest.raises(ValueError, match=r"num_batches_tracked is floating-point \(\), the network's integer"):
+        load_weights(other, tmp_path / "model.pt")
 
 
 def test_weights_come_from_either_file(tmp_path):

@@ -7,7 +7,18 @@ import sys
 
 import pytest
 
-from scripts.storage import MACHINE, PART, StorageError, atomic_path, output_folder, read_csv, write_csv, write_json
+from scripts.storage import (
+    MACHINE,
+    PART,
+    StorageError,
+    atomic_path,
+    output_folder,
+    read_csv,
+    read_object,
+    write_csv,
+    write_json,
+)
+from tests.broken import NO_OBJECTS
 
 
 def test_an_error_leaves_the_old_file_and_no_remains(tmp_path):
@@ -77,6 +88,20 @@ def test_a_row_that_is_too_long_is_named(tmp_path):
     (tmp_path / "a.csv").write_text("subject,age\nx,3\ny,4,5\n")
     with pytest.raises(ValueError, match=r"line 3 of .*a\.csv' has more cells"):
         read_csv(tmp_path / "a.csv")
+
+
+@pytest.mark.parametrize("content", NO_OBJECTS)
+def test_a_file_that_holds_no_object_is_named_with_what_to_do(content, tmp_path):
+    (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(
+        ValueError, match=r"settings '.*a\.json' (is not valid JSON|holds a .*expected an object).*mend it"
+    ):
+        read_object(tmp_path / "a.json", "settings", "mend it")
+
+
+def test_an_object_is_read_as_it_was_written(tmp_path):
+    write_json(tmp_path / "a.json", {"ü": [1, None]})
+    assert read_object(tmp_path / "a.json", "settings", "") == {"ü": [1, None]}
 
 
 def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path):

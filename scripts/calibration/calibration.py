@@ -19,14 +19,14 @@ from monai.utils.enums import CommonKeys as Keys
 
 from scripts.calibration.faults import OTHER_SLICE, crop_faults
 from scripts.calibration.lines import Estimate, Line, fit_line, shortfalls
-from scripts.calibration.novelty import FEWEST, Novelty, NoveltyModel, Readings, readings
+from scripts.calibration.novelty import COARSE, FEWEST, Novelty, NoveltyModel, Readings, readings
 from scripts.calibration.population import Population, fit_population
 from scripts.checkpoint import BEST, LAST, fingerprint, load_weights
 from scripts.cohort.attributes import SIGNED
 from scripts.engines import ATTRIBUTES, CODES, LOG_VARIANCES, CodeEvaluator
 from scripts.handlers import InferenceProgress
 from scripts.networks import VariationalAutoencoder
-from scripts.storage import write_json
+from scripts.storage import read_object, write_json
 from scripts.views import View
 
 FILE = "calibration.json"
@@ -76,18 +76,11 @@ class Calibration:
         """
         if not Path(path).is_file():
             raise FileNotFoundError(f"calibration '{path}' does not exist; 'run calibrate' with train.json writes it")
+        content = read_object(path, "calibration", "'run calibrate' writes it anew")
         try:
-            content = json.loads(Path(path).read_text())
-            if content.pop("version", None) != VERSION:
-                raise ValueError("it is of another version")
-            missing = {"phases", "attributes", "level", "threshold"} - set(content["settings"])
-            if missing:
-                raise ValueError(f"its settings lack {', '.join(sorted(missing))}")
-            lines = {name: Line(**line) for name, line in content.pop("lines").items()}
-            population = content.pop("population", None)
-            content["population"] = population and Population.from_state(population)
-            calibration = cls(lines=lines, novelty=NoveltyModel(**content.pop("novelty")), **content)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            calibration = cls.from_content(content)
+            calibration.rehearse()
+        except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError) as error:
             raise ValueError(
                 f"calibration '{path}' cannot be read ({error}); 'run calibrate' writes it anew"
             ) from error
@@ -97,6 +90,36 @@ class Calibration:
                 f"of that with {checkpoint_sha256[:12]}...; 'run calibrate' writes it anew"
             )
         return calibration
+
+    @classmethod
+    def from_content(cls, content: Mapping[str, Any]) -> Calibration:
+        """Make it again from what a file says; raises many kinds of errors for what ``write`` does not write."""
+        content = dict(content)
+        if content.pop("version", None) != VERSION:
+            raise ValueError("it is of another version")
+        missing = {"phases", "attributes", "level", "threshold"} - set(content["settings"])
+        if missing:
+            raise ValueError(f"its settings lack {', '.join(sorted(missing))}")
+        lines = {name: Line(**line) for name, line in content.pop("lines").items()}
+        population = content.pop("population", None)
+        content["population"] = population and Population.from_state(population)
+        return cls(lines=lines, novelty=NoveltyModel(**content.pop("novelty")), **content)
+
+    def rehearse(self) -> None:
+        """Give once all that it is asked for, of an empty image; raises many kinds of errors where parts do not fit."""
+        if not isinstance(self.checkpoint_sha256, str):
+            raise TypeError(f"checkpoint_sha256 is {self.checkpoint_sha256!r}, expected a text")
+        check_settings(self.settings)
+        codes, image = torch.zeros(len(self.novelty_model.mean)), torch.zeros(self.view.channels, COARSE, COARSE)
+        with np.errstate(all="ignore"):  # what comes of it is looked at
+            novelty = self.novelty(codes, codes, image, image)
+        numbers = [*novelty.percentiles.values(), novelty.score, novelty.percentile, self.level]
+        numbers += [estimate.value for estimate in self.estimate(codes).values()]
+        if not np.isfinite(numbers).all():
+            raise ValueError("it gives values that are not finite")
+        if any(self.quantiles(name).astype(float).shape != PERCENTILES.shape for name in self.attributes):
+            raise ValueError(f"its quantiles are not {len(PERCENTILES)} numbers of each attribute")
+        self.cautions()
 
     def write(self, path: str | os.PathLike) -> None:
         """Write it as JSON."""

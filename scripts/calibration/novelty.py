@@ -130,6 +130,9 @@ class NoveltyModel:
         weights, offsets: the log-odds of each fault are ``features @ weights.T + offsets``: (faults, F) and (faults,).
         reference: indicator -> its mean and standard deviation in the subjects that percentiles refer to.
         subjects: how many these are.
+
+    Raises:
+        ValueError: for parts whose shapes do not fit each other.
     """
 
     def __init__(
@@ -145,6 +148,9 @@ class NoveltyModel:
         arrays = (np.asarray(part, float) for part in (mean, precision, weights, offsets))
         self.mean, self.precision, self.weights, self.offsets = arrays
         self.faults, self.subjects = list(faults), subjects
+        dimensions = len(self.mean)  # NumPy would stretch what has one element only
+        if self.precision.shape != (dimensions, dimensions) or self.offsets.shape != (len(self.faults),):
+            raise ValueError("precision and offsets of the check do not fit its mean and faults")
         self.reference = {name: tuple(values) for name, values in (reference or {}).items()}
 
     @classmethod

@@ -30,7 +30,7 @@ class Population:
             together is ``matrix @ z[:A] + intercept``.
 
     Raises:
-        ValueError: for parts whose shapes do not fit each other.
+        ValueError: for parts that are no finite numbers, or whose shapes do not fit each other.
     """
 
     attributes: tuple[str, ...]
@@ -46,11 +46,18 @@ class Population:
     def __post_init__(self) -> None:
         count, dimensions = len(self.attributes), len(self.mean)
         shapes = dict.fromkeys(("low", "high", "attribute_mean", "intercept"), (count,))
-        shapes |= {"spread": (dimensions,), "slopes": (dimensions, count), "matrix": (count, count)}
+        shapes |= {
+            "mean": (dimensions,),
+            "spread": (dimensions,),
+            "slopes": (dimensions, count),
+            "matrix": (count, count),
+        }
         for name, expected in shapes.items():
-            shape = np.shape(getattr(self, name))
-            if shape != expected:
-                raise ValueError(f"the population's {name} has shape {shape}; expected {expected}")
+            values = np.asarray(getattr(self, name), float)
+            if values.shape != expected:
+                raise ValueError(f"the population's {name} has shape {values.shape}; expected {expected}")
+            if not np.isfinite(values).all():
+                raise ValueError(f"the population's {name} has values that are not finite")
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> Population:

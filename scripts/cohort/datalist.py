@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
@@ -15,7 +14,7 @@ from scripts.cohort.attributes import AREAS, CARDIAC_OUTPUT, DERIVED, VOLUMES
 from scripts.cohort.layout import MASKS, PHASES, PREDICTED, printable
 from scripts.cohort.privacy import without_name
 from scripts.cohort.split import SECTIONS
-from scripts.storage import write_json
+from scripts.storage import read_object, write_json
 
 FILE_KEYS = tuple(f"{kind}_{phase}" for phase in PHASES for kind in ("image", "mask"))
 PHASE_KEYS = tuple(f"{kind}_{phase}" for phase in PHASES for kind in ("frame", "basal_slice"))
@@ -120,17 +119,10 @@ def read_datalist(path: str | os.PathLike) -> dict[str, Any]:
     """Read the file, with a clear error when it is missing or no datalist."""
     if not Path(path).is_file():
         raise FileNotFoundError(f"datalist '{path}' does not exist; 'run prepare' with cohort.json writes it.")
-    try:
-        content = json.loads(Path(path).read_text())
-    except (ValueError, RecursionError) as error:  # no JSON, no UTF-8, or nested beyond reason
-        raise ValueError(
-            f"datalist '{path}' is not valid JSON ({error}); write it again with 'run prepare'."
-        ) from error
-    if not isinstance(content, dict) or not all(isinstance(content.get(name, []), list) for name in SECTIONS):
-        raise ValueError(
-            f"datalist '{path}' needs sections {', '.join(SECTIONS)}, each a list of subjects; write it again with "
-            "'run prepare'."
-        )
+    remedy = "write it again with 'run prepare'"
+    content = read_object(path, "datalist", remedy)
+    if not all(isinstance(content.get(name, []), list) for name in SECTIONS):
+        raise ValueError(f"datalist '{path}' needs sections {', '.join(SECTIONS)}, each a list of subjects; {remedy}.")
     return content
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +11,7 @@ from monai.engines import SupervisedTrainer
 from torch import nn
 
 from scripts.checkpoint import finite, fit_weights, read, refuse_other_settings, save
-from scripts.storage import output_folder, write_json
+from scripts.storage import output_folder, read_object, write_json
 
 
 def fit_once(
@@ -56,8 +55,9 @@ def fit_once(
 def _refuse_another(known: Path, weights: Path, settings: Mapping[str, Any], key: str) -> None:
     if not known.is_file():
         raise ValueError(f"'{known}' is missing, so that {weights.name} beside it may be of other data: remove that.")
+    found = read_object(known, "settings", f"remove it and {weights.name} beside it, which is then trained anew")
     try:
-        refuse_other_settings(json.loads(known.read_text()), settings, known)
+        refuse_other_settings(found, settings, known)
     except ValueError as error:
         message = f"{weights.name} is of other data or settings: {error} For it, name another --{key}."
         raise ValueError(message) from error

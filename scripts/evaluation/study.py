@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from scripts.cohort.datalist import check_items, file_hash, read_datalist
 from scripts.cohort.split import SECTIONS, split_subjects
 from scripts.overrides import check_keys
-from scripts.storage import atomic_path, output_folder, write_json
+from scripts.storage import atomic_path, output_folder, read_object, write_json
 
 METRICS = Path("eval") / "metrics.json"  # in the folder of a run: there once it is finished
 PLAN = "plan.json"
@@ -58,13 +58,7 @@ class Run(NamedTuple):
 
 def read_metrics(run: Run) -> dict[str, Any]:
     """A run's metrics.json; raises ValueError naming the file where it is broken."""
-    path = run.folder / METRICS
-    try:
-        return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(
-            f"'{path}' is broken ({error}): remove it, and 'run run' evaluates {run.name} again."
-        ) from error
+    return read_object(run.folder / METRICS, "metrics", f"remove it, and 'run run' evaluates {run.name} again")
 
 
 def plan(

@@ -6,19 +6,20 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from scripts.storage import csv_writer, output_folder, write_csv, write_json
+from scripts.storage import csv_writer, output_folder, read_object, write_csv, write_json
 
 RECORD = "result.json"
 SETTINGS = "inference_settings.json"
 TABLES = ("codes", "attributes")
 IMAGES = ("reconstruction", "before", "after", "difference", "segmentation")
 OUTPUTS = (RECORD, "page.png", *(f"{name}_*.nii.gz" for name in IMAGES))
-VERSION = 2  # raise it when results are made in another way, so that those of an older version are redone
+SEAL = "sha256"  # of a record's rows: one that has been cut off or changed since is none
+VERSION = 3  # raise it when results are made in another way, so that those of an older version are redone
 
 
 class Records:
@@ -41,7 +42,7 @@ class Records:
     ) -> None:
         self.folder, self.tables = Path(output_dir), tuple(tables)
         self.settings = json.loads(json.dumps(settings))  # as JSON gives them back: tuples become lists
-        self.run = hashlib.sha256(json.dumps([VERSION, settings, redo], sort_keys=True).encode()).hexdigest()
+        self.run = digest([VERSION, settings, redo])
 
     def claim(self, overwrite: bool = False) -> None:
         """Make the folder one of these settings.
@@ -57,9 +58,11 @@ class Records:
         present = list(self.folder.glob(f"*/{RECORD}"))
         for path in present if overwrite else ():
             if self.content(path).get("run") != self.run:  # those of this run stay, should it have been interrupted
-                self.discard(path.parent.name)
+                with suppress(OSError):  # of a subject whose folder is closed, its own turn tells
+                    self.discard(path.parent.name)
         if present and not overwrite and (self.folder / SETTINGS).exists():
-            self.refuse_other_settings(json.loads((self.folder / SETTINGS).read_text()))
+            remedy = "name another --output_dir, or redo all results of this one with --overwrite True"
+            self.refuse_other_settings(read_object(self.folder / SETTINGS, "inference settings", remedy))
         write_json(self.folder / SETTINGS, self.settings)
 
     def refuse_other_settings(self, known: Mapping[str, Any]) -> None:
@@ -83,12 +86,13 @@ class Records:
 
     @staticmethod
     def content(path: Path) -> dict[str, Any]:
-        """What a record says; nothing where there is none that can be read."""
+        """What a record says; nothing where there is none that is as ``write`` has left it."""
         try:
-            record = json.loads(path.read_text())
-        except (OSError, ValueError):
+            record = read_object(path, "record", "its subject is done again")
+            rows = {key: value for key, value in record.items() if key not in ("state", "run", SEAL)}
+            return record if record.get(SEAL) == digest(rows) else {}
+        except (OSError, ValueError, RecursionError):
             return {}
-        return record if isinstance(record, dict) else {}
 
     def begin(self, item: Mapping[str, Any]) -> Path:
         """A subject's folder, made, and without what is about to be replaced."""
@@ -101,7 +105,10 @@ class Records:
 
     def write(self, item: Mapping[str, Any], rows: Mapping[str, Mapping[str, Any]]) -> None:
         """Note that a subject is done, with its row of each table."""
-        write_json(self.folder / item["subject"] / RECORD, {"state": item["state"], "run": self.run, **rows})
+        write_json(
+            self.folder / item["subject"] / RECORD,
+            {"state": item["state"], "run": self.run, SEAL: digest(rows), **rows},
+        )
 
     def discard(self, subject: str) -> None:
         """Remove what an inference has written of a subject, and its folder where nothing else lies in it.
@@ -139,6 +146,11 @@ class Records:
     def records(self, items: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
         """The records of all subjects that have one."""
         return (record for record in map(self.read, items) if record is not None)
+
+
+def digest(content: Any) -> str:
+    """SHA-256 of what JSON can hold, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def shown(value: Any) -> str:

@@ -1,5 +1,7 @@
+import copy
 import json
-from functools import partial
+import operator
+from functools import partial, reduce
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from scripts.calibration.calibration import FILE, Calibration, Calibrator, Image
 from scripts.checkpoint import fingerprint, save
 from scripts.engines import CodeEvaluator
 from scripts.networks import VariationalAutoencoder
+from tests.broken import NO_OBJECTS
 
 PHASES = ["ED", "ES"]
 SETTINGS = {"phases": PHASES, "attributes": ["LVEDV", "RVEDV"], "level": 0.95, "threshold": 99}
@@ -115,7 +118,7 @@ def test_a_calibration_of_these_weights_is_kept(tmp_path, capsys):
 def test_a_calibration_of_other_weights_is_replaced(tmp_path):
     path = calibrator(tmp_path).run()
     weights = torch.load(tmp_path / "model.pt", weights_only=True)
-    save({name: tensor + 0.01 for name, tensor in weights.items()}, tmp_path / "model.pt")
+    save({name: (tensor + 0.01).to(tensor.dtype) for name, tensor in weights.items()}, tmp_path / "model.pt")
     with pytest.raises(ValueError, match=r"is of the checkpoint with SHA-256 .* not of that with .*run calibrate"):
         Calibration.read(path, fingerprint(tmp_path / "model.pt"))
     calibrator(tmp_path).run()
@@ -146,11 +149,65 @@ def test_a_missing_calibration_says_what_to_run(tmp_path):
         Calibration.read(tmp_path / FILE, "0")
 
 
-@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"lines": {}, "novelty": {"mean": [0]}}'])
+@pytest.mark.parametrize("content", [*NO_OBJECTS, b"{}", b'{"lines": {}, "novelty": {"mean": [0]}}'])
 def test_a_broken_calibration_says_what_to_run(content, tmp_path):
-    (tmp_path / FILE).write_text(content)
-    with pytest.raises(ValueError, match=r"cannot be read .*'run calibrate'"):
+    (tmp_path / FILE).write_bytes(content)
+    with pytest.raises(ValueError, match=r"calibration\.json' .*'run calibrate'"):
         Calibration.read(tmp_path / FILE, "0")
+
+
+@pytest.fixture(scope="module")
+def content(tmp_path_factory):
+    """A calibration as its file has it."""
+    return json.loads(calibrator(tmp_path_factory.mktemp("calibration")).run().read_text())
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        ("checkpoint_sha256", None),
+        ("settings", [*SETTINGS]),
+        ("settings/phases", -1),
+        ("settings/attributes", 5),
+        ("settings/attributes/0", None),
+        ("settings/level", "x"),
+        ("settings/threshold", None),
+        ("lines/LVEDV/dimension", "x"),
+        ("lines/LVEDV/dimension", 99),
+        ("lines/LVEDV/slope", None),
+        ("lines/LVEDV/intercept", float("nan")),
+        ("lines/LVEDV/half_width", "x"),
+        ("lines/LVEDV/level", "x"),
+        ("lines/LVEDV/r2", "x"),
+        ("quantiles/LVEDV", None),
+        ("quantiles/LVEDV/0", "x"),
+        ("quantiles", {}),
+        ("novelty/mean", 0),
+        ("novelty/mean/0", None),
+        ("novelty/precision", [[1]]),
+        ("novelty/faults/0", None),
+        ("novelty/weights/0/0", "x"),
+        ("novelty/offsets", [0]),
+        ("novelty/offsets/0", float("inf")),
+        ("novelty/reference/score/0", None),
+        ("novelty/reference/score/1", 0),
+        ("novelty/reference/kl", [1]),
+        ("novelty/subjects", 0),
+        ("novelty/subjects", "x"),
+        ("explained", "x"),
+        ("population/attributes", None),
+        ("population/mean", 3),
+        ("population/low/0", "x"),
+        ("population/slopes/0/0", None),
+    ],
+)
+def test_a_calibration_that_would_fail_later_is_refused_by_name(place, value, content, tmp_path):
+    changed = copy.deepcopy(content)
+    *keys, last = (int(key) if key.isdigit() else key for key in place.split("/"))
+    reduce(operator.getitem, keys, changed)[last] = value
+    (tmp_path / FILE).write_text(json.dumps(changed))
+    with pytest.raises(ValueError, match=r"calibration\.json' cannot be read .*'run calibrate'"):
+        Calibration.read(tmp_path / FILE, content["checkpoint_sha256"])
 
 
 def test_it_holds_numbers_of_the_cohort_only(tmp_path):

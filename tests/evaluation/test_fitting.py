@@ -55,6 +55,13 @@ def test_a_network_of_unknown_origin_is_refused(tmp_path):
         fit(tmp_path)
 
 
+def test_broken_settings_of_a_network_are_named(tmp_path):
+    fit(tmp_path)
+    (tmp_path / "judge.json").write_text("null")
+    with pytest.raises(ValueError, match=r"judge\.json' holds a NoneType, expected an object; remove it and judge\.pt"):
+        fit(tmp_path)
+
+
 def test_a_network_that_diverged_is_not_kept(tmp_path):
     network = regressor()
     with torch.no_grad():

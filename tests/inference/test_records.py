@@ -6,6 +6,7 @@ import pytest
 
 from scripts.inference.records import RECORD, Records
 from scripts.storage import read_csv
+from tests.broken import NO_OBJECTS
 
 ITEMS = [{"subject": name, "state": f"state of {name}"} for name in "abc"]
 
@@ -59,6 +60,16 @@ def test_results_of_other_settings_are_refused_or_overwritten(tmp_path):
     assert not (tmp_path / "a").exists()
     assert (tmp_path / "b" / "notes.txt").exists()  # what is not ours stays
     assert json.loads((tmp_path / "inference_settings.json").read_text())["spacing"] == 1.8
+
+
+@pytest.mark.parametrize("content", NO_OBJECTS)
+def test_broken_settings_of_results_are_refused_or_overwritten(content, tmp_path):
+    fill(records(tmp_path))
+    (tmp_path / "inference_settings.json").write_bytes(content)
+    with pytest.raises(ValueError, match=r"inference_settings\.json' .*--overwrite True"):
+        records(tmp_path).claim()
+    records(tmp_path).claim(overwrite=True)
+    records(tmp_path).claim()
 
 
 def test_settings_without_results_refuse_nothing(tmp_path):
@@ -117,11 +128,50 @@ def test_settings_belong_to_the_run(tmp_path):
     assert records(tmp_path).run != records(tmp_path, {"pages": False}).run
 
 
-def test_a_record_that_is_none_is_done_again(tmp_path):
+@pytest.mark.parametrize(
+    "content", [*NO_OBJECTS, b"{}", b'{"sha256": null, "codes": ' + b"[" * 900 + b"]" * 900 + b"}"]
+)
+def test_a_record_that_is_none_is_done_again(content, tmp_path):
     fill(records(tmp_path))
-    for subject, content in (("a", b"[]"), ("b", b"\xff\xfe")):
-        (tmp_path / subject / RECORD).write_bytes(content)
-    assert [item["subject"] for item in records(tmp_path).remaining(ITEMS)] == ["a", "b"]
+    (tmp_path / "b" / RECORD).write_bytes(content)
+    kept = records(tmp_path)
+    assert kept.remaining(ITEMS) == ITEMS[1:2]
+    assert kept.gather(ITEMS, []) == 2
+    kept.claim(overwrite=True)
+    assert kept.remaining(ITEMS) == ITEMS[1:2]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda record: record.pop("attributes"),
+        lambda record: record.update(attributes=None),
+        lambda record: record["codes"].update(extra=1),
+        lambda record: record["codes"].pop("x"),
+        lambda record: record["codes"].update(x=1),
+    ],
+    ids=["a table less", "no row", "a column more", "a column less", "another value"],
+)
+def test_a_record_that_was_changed_is_done_again(change, tmp_path):
+    fill(records(tmp_path))
+    path = tmp_path / "a" / RECORD
+    record = json.loads(path.read_text())
+    change(record)
+    path.write_text(json.dumps(record))
+    kept = records(tmp_path)
+    assert kept.remaining(ITEMS) == ITEMS[:1]
+    assert kept.gather(ITEMS, []) == 2
+    fill(kept, ITEMS[:1])
+    assert kept.gather(ITEMS, []) == 3
+
+
+@pytest.mark.parametrize("value", [float("nan"), 0.1, None, "ü", [1, (2,)], True])
+def test_a_record_is_the_same_after_reading(value, tmp_path):
+    kept = records(tmp_path)
+    kept.claim()
+    kept.begin(ITEMS[0])
+    kept.write(ITEMS[0], {"codes": {"subject": "a", "z": value}, "attributes": {"b": 1, "a": 2}})
+    assert kept.remaining(ITEMS[:1]) == []
 
 
 def test_what_no_inference_has_written_stays(tmp_path):
@@ -138,3 +188,21 @@ def test_what_a_killed_run_has_left_half_written_goes_when_its_subject_is_done_a
     part.write_text("half")
     kept.begin(ITEMS[0])
     assert not part.exists()
+
+
+def test_a_folder_that_is_closed_stops_no_other(tmp_path, monkeypatch):
+    fill(records(tmp_path))
+    discard = Records.discard
+
+    def closed(self, subject):
+        if subject == "a":
+            raise PermissionError(13, "Permission denied")
+        discard(self, subject)
+
+    monkeypatch.setattr(Records, "discard", closed)
+    other = records(tmp_path, spacing=1.8)
+    other.claim(overwrite=True)
+    assert other.remaining(ITEMS) == ITEMS
+    assert not (tmp_path / "b" / RECORD).exists()
+    with pytest.raises(PermissionError):  # when its turn comes, where it is a failure of this subject
+        other.begin(ITEMS[0])

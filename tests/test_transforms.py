@@ -18,7 +18,9 @@ from scripts.transforms import (
     StackAttributesd,
     VentricleCropd,
     ViewsToChannelsd,
+    barycenter,
     low_pass,
+    rows_of,
 )
 from scripts.views import View, map_labels
 
@@ -320,6 +322,55 @@ def order(request):
 def areas(volume):
     """How much of a heart each slice of (1, ..., slices) shows; an interpolation in plane keeps sums."""
     return np.asarray(volume)[0].sum((0, 1))
+
+
+def tapering(first, last, count, order):
+    """LV and RV, smaller from slice to slice, which the LV shows in the first to the last of them, the RV one less."""
+    mask = np.zeros((40, 20, count), np.uint8)
+    for z in range(first, last + 1):
+        mask[2 : 30 - z, 2:6, z] = 1
+        if z < last:
+            mask[2 : 30 - z, 10:14, z] = 3
+    return mask if order > 0 else mask[..., ::-1]
+
+
+@pytest.mark.parametrize(
+    ("slices", "last", "first", "step"),
+    [
+        (
+            ["basal", "mid", "apical"],
+            10,
+            1,
+            4,
+        ),  # 0.8 of the 9 slices from the base to the last that shows the LV, in two
+        (["basal", "apical"], 10, 1, 8),
+        (["mid", "apical"], 10, 5, 4),
+        (["apical"], 10, 9, 4),
+        (["basal", "mid"], 2, 1, 1),  # as near to each other as slices are
+        ("basal", 10, 1, 1),
+    ],
+)
+@pytest.mark.parametrize("order", [1, -1])
+def test_where_the_slices_of_a_list_lie(slices, last, first, step, order):
+    mask = tapering(1, last, 13, order)
+    mirrored = slices != "basal"  # whose crop has one slice, and no way to go
+    rows = rows_of(View(["ED"], slices), {"ED": mask}, "ED", 1 if order > 0 else 11, 10.0)
+    assert rows.basal == (1 if order > 0 else 11)
+    assert (rows.first, rows.step) == ((first, step) if order > 0 else (12 - first, -step if mirrored else step))
+    shown = [rows.basal] if slices == "basal" else [z for z in range(13) if 3 in mask[..., z]]
+    assert list(rows.aligned) == shown
+
+
+def test_the_slice_behind_the_last_is_none_of_the_scan():
+    mask = tapering(1, 10, 13, 1)
+    for basal in (-1, 13):
+        with pytest.raises(SubjectError, match=f"slice {basal} is not one of the 13 slices"):
+            rows_of(View(["ED"]), {"ED": mask}, "ED", basal, 10.0)
+
+
+def test_a_structure_that_a_slice_does_not_show_is_named():
+    with pytest.raises(SubjectError, match="label 3 is not shown in the slice"):
+        barycenter(np.ones((4, 4)), 3, np.ones(3))
 
 
 def test_a_stack_runs_from_one_slice_above_the_base_to_the_apex(order):

@@ -205,6 +205,29 @@ def test_paper_protocol_of_constants_is_zero():
     assert set(found.values()) == {0}
 
 
+def test_reference_codes_by_the_formula():
+    attributes = hearts(60) * np.array([1, 2, 0.5, 1, 1, 1])
+    attributes[[3, 7], [1, 4]] = np.nan
+    found = reference_codes(attributes, 8, seed=1)
+    standardized = (attributes - np.nanmean(attributes, axis=0)) / np.nanstd(attributes, axis=0)
+    standardized = np.nan_to_num(standardized)  # what is missing counts as the mean
+    assert np.allclose(found["oracle"][:, :6], standardized)
+    values, axes = np.linalg.eigh(standardized.T @ standardized)
+    size = standardized @ axes[:, values.argmax()] * np.sign(axes[:, values.argmax()].sum())
+    assert np.allclose(found["heart size"][:, :6], (size / size.std())[:, None])
+    assert all(np.array_equal(codes[:, 6:], found["noise"][:, 6:]) for codes in found.values())
+    assert np.array_equal(found["noise"], reference_codes(attributes, 8, seed=1)["noise"])
+    assert reference_codes(attributes, 6, seed=1)["oracle"].shape == (60, 6)
+
+
+def test_an_error_of_the_size_axis_is_the_same_on_all_dimensions():
+    attributes = hearts(400)
+    exact, measured = (reference_codes(attributes, 8, 1, size_error=error)["heart size"] for error in (0, 0.3))
+    error = measured[:, :6] - exact[:, :6]
+    assert np.array_equal(error, np.repeat(error[:, :1], 6, axis=1))
+    assert error[:, 0].std() == pytest.approx(0.3, rel=0.15)
+
+
 @pytest.mark.slow
 def test_reference_rows_unmask_bad_metrics(quick):
     attributes = hearts(1608)

@@ -1,14 +1,16 @@
 """Pictures of hearts, for people to judge a model by: reconstructions, walks through the latent space, samples.
 
-All are drawn for a page 1,000 pixels wide and for print without color. No picture names a subject: they are numbered
-in the order in which they are given. Of a whole heart, pictures show the slices that ``View.pictured`` names; where the
-view has occupancy maps, the outlines of endocardium, epicardium and RV are drawn into the images.
+All are drawn for a page 1,000 pixels wide and for print without color. No picture names a subject: they have letters in
+the order in which they are given, or their pseudonyms. Of a whole heart, pictures show the slices that
+``View.pictured`` names; where the view has occupancy maps, the outlines of endocardium, epicardium and RV are drawn
+into the images.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from string import ascii_uppercase
 from typing import NamedTuple
 
 import numpy as np
@@ -42,7 +44,10 @@ PAD, GAP = 0.04, 0.16  # inches between images and between blocks of images
 
 
 def reconstruction_figure(
-    images: torch.Tensor, reconstructions: torch.Tensor | Mapping[str, torch.Tensor], view: View | Sequence[str]
+    images: torch.Tensor,
+    reconstructions: torch.Tensor | Mapping[str, torch.Tensor],
+    view: View | Sequence[str],
+    names: Sequence[str] = (),
 ) -> Figure:
     """Scans, and below them what each method makes of them: its reconstruction, and the difference to the scan.
 
@@ -54,6 +59,7 @@ def reconstruction_figure(
         images: (subjects, C, H, W), in [0, 1].
         reconstructions: those of one method, or method -> reconstructions, each of the shape of the images.
         view: of the channels, or phases; the phases of a subject stand together. Up to 8 images in a row are legible.
+        names: of the subjects, such as their pseudonyms; else letters, which are not taken for these.
     """
     view = as_view(view)
     methods = reconstructions if isinstance(reconstructions, Mapping) else {"": reconstructions}
@@ -62,8 +68,8 @@ def reconstruction_figure(
     blocks, rows = [1, *[2] * len(methods)], 1 + 2 * len(methods)
     bottom = 1.0 if view.mapped else 0.85
     figure, axes = _grid(blocks * len(scans), [len(view.phases)] * subjects, aspect, left=0.5, bottom=bottom)
-    names = [f"subject {number}" for number in range(1, subjects + 1)]
-    _headers(figure, axes[0], names, [*view.phases] * subjects)
+    called = names or [*ascii_uppercase[:subjects], *range(len(ascii_uppercase) + 1, subjects + 1)]
+    _headers(figure, axes[0], [f"subject {name}" for name in called], [*view.phases] * subjects)
     for number, scan in enumerate(scans):
         of_slice = axes[rows * number : rows * (number + 1)]
         _row(of_slice[0], scan.images, "scan", maps=scan.maps)

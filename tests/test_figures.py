@@ -124,7 +124,7 @@ def test_two_rows_for_each_method():
     names = {text.get_text(): text.get_position()[1] for text in figure.texts}
     for name, row in (("AR-SIVAE", 1), ("β-VAE", 3)):
         assert axes[row + 1, 0].get_position().y0 < names[name] < axes[row, 0].get_position().y1
-    assert {"subject 1", "subject 3"} < names.keys()
+    assert {"subject A", "subject C"} < names.keys()
 
 
 def test_subjects_stand_apart_and_the_page_is_not_left():

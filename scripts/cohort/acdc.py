@@ -48,12 +48,15 @@ def import_acdc(
 def import_patient(patient: Path, target: Path) -> dict[str, str]:
     """Convert one patient; returns its row of ``info.csv`` (height in cm, weight in kg)."""
     info = read_info(patient / "Info.cfg")
-    target.mkdir(exist_ok=True)
+    volumes = {}  # all are read before one is written, so that nothing is left of a patient that is skipped
     for phase in PHASES:
         frame = patient / f"{patient.name}_frame{int(info[phase]):02d}.nii.gz"
         mask = frame.with_name(frame.name.replace(".nii.gz", "_gt.nii.gz"))
-        convert(frame, target / f"sa_{phase}.nii.gz")
-        convert(mask, target / f"label_sa_{phase}.nii.gz", labels=True)
+        volumes[f"sa_{phase}.nii.gz"] = converted(frame)
+        volumes[f"label_sa_{phase}.nii.gz"] = converted(mask, labels=True)
+    target.mkdir(exist_ok=True)
+    for name, volume in volumes.items():
+        write_volume(target / name, *volume)
     row = (patient.name, info.get("Group", ""), info.get("Height", ""), info.get("Weight", ""))
     return dict(zip(INFO_COLUMNS, row, strict=True))
 
@@ -71,14 +74,14 @@ def read_info(path: Path) -> dict[str, str]:
     return info
 
 
-def convert(source: Path, target: Path, labels: bool = False) -> None:
-    """Write one ACDC volume as UKBB format: stored voxels and dtype kept, affine mended, labels renamed."""
+def converted(source: Path, labels: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """One ACDC volume in UKBB format: stored voxels and dtype kept, labels renamed; and its affine, mended."""
     if not source.exists():
         raise SubjectError(f"{source.name} is missing")
     with warnings.catch_warnings():  # every ACDC affine disagrees with its zooms; mending it is this importer's job
         warnings.simplefilter("ignore")
         voxels, affine = read_stored(source)
-    write_volume(target, renamed(voxels, source.name) if labels else voxels, affine)
+    return (renamed(voxels, source.name) if labels else voxels), affine
 
 
 def renamed(mask: np.ndarray, name: str) -> np.ndarray:

@@ -82,10 +82,13 @@ def summarized(texts: Iterable[tuple[str, str]]) -> list[tuple[int, str]]:
         texts: subject and text about it.
 
     Returns:
-        how many texts differ in numbers and names only, and the first of them; the most frequent kind first.
+        how many texts differ in numbers and names only, and the first of them, which says so where they differ; the
+        most frequent kind first.
     """
     kinds: dict[str, list[str]] = {}
     for subject, text in texts:
         told = without_name(text, subject)
         kinds.setdefault(NUMBER.sub("#", told), []).append(told)
-    return sorted(((len(kind), kind[0]) for kind in kinds.values()), key=lambda kind: -kind[0])
+    examples = [kind[0] + (" (in one case; numbers differ)" if len(set(kind)) > 1 else "") for kind in kinds.values()]
+    counted = zip(map(len, kinds.values()), examples, strict=True)
+    return sorted(counted, key=lambda kind: -kind[0])

@@ -192,7 +192,8 @@ class EvaluationReport:
         method = self.description["method"]
         if len(examples.images):
             pictures = {method: examples.reconstructions}
-            yield "reconstructions", reconstruction_figure(examples.images, pictures, self.view)
+            names = [str(pseudonym) for pseudonym in test.pseudonyms[: len(examples.images)]]
+            yield "reconstructions", reconstruction_figure(examples.images, pictures, self.view, names)
         if self.description["model"]["regularize"]:
             mean_codes = torch.as_tensor(training.codes, dtype=torch.float32, device=device_of(self.network))
             self.network.eval()

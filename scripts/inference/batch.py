@@ -77,9 +77,10 @@ def print_cautions(table: Path, calibration: Calibration | None) -> None:
     """
     rows = read_csv(table)
     flagged = Counter(row.get("out_of_range") for row in rows)
-    if flagged["True"]:
-        known = flagged["True"] + flagged["False"]
-        print(f"Out of range: {flagged['True']} of {known} scans, of which estimates mean little (see {table})")
+    known = flagged["True"] + flagged["False"]
+    if known:
+        meaning = f", of which estimates mean little (see {table})" if flagged["True"] else ""
+        print(f"Out of range: {flagged['True']} of {known} scans{meaning}")
     missed = sum(float(row.get("missed") or 0) > NOTABLE for row in rows)
     if missed:
         print(f"Not fulfilled: {missed} of {len(rows)} requests, by more than {NOTABLE:g} mL (missed in {table})")

@@ -54,6 +54,7 @@ def render(
     figures: Sequence[Mapping[str, Any]],
     hearts: Mapping[str, Any] | None = None,
     absent: str = "",
+    cautions: Sequence[str] = (),
 ) -> str:
     """The page.
 
@@ -64,6 +65,7 @@ def render(
         figures: as ``figure_parts`` gives them.
         hearts: as ``HeartFrames.page`` gives it; None where no heart can be changed.
         absent: why not.
+        cautions: what everybody has to know of the model before anything else.
 
     Returns:
         HTML. Every text in it is escaped.
@@ -83,6 +85,7 @@ def render(
         figures=figures,
         hearts=hearts,
         absent=absent,
+        cautions=cautions,
         style=Markup((FOLDER / STYLE).read_text(encoding="utf-8")),
         script=Markup((FOLDER / SCRIPT).read_text(encoding="utf-8")),
     )

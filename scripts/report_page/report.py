@@ -123,6 +123,8 @@ class ReportPage:
         metrics = read_metrics(self.folder / METRICS_FILE)
         figures, absent = figure_parts((self.folder / "figures").glob("*.png")), self.hearts.absent
         left = LARGEST - TEXTS - sum(len(figure["source"]) for figure in figures)
+        calibration = self.hearts.calibration
+        cautions = calibration.cautions() if calibration is not None else []
         text = render(
             title(metrics),
             facts(metrics["description"], self.hearts.view),
@@ -130,12 +132,15 @@ class ReportPage:
             figures,
             None if absent else self.hearts.page(left),
             absent,
+            cautions,
         )
         path = self.folder / FILE
         with atomic_path(path) as part:
             part.write_text(text, encoding="utf-8")
         size = path.stat().st_size
         print(f"Page to look at ({size / 1e6:.1f} MB): {path}")
+        for caution in cautions:
+            print(f"Caution: {caution}")
         if size > LARGEST:
             print(f"It is larger than {LARGEST / 1e6:.0f} MB: fewer --page_subjects or --page_changes make it smaller.")
         return path

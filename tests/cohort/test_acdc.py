@@ -52,6 +52,7 @@ def test_a_broken_patient_is_skipped_and_named_in_a_table(source, tmp_path, caps
     row = {"subject": "patient008", "status": "skipped", "message": "patient008_frame01.nii.gz is missing"}
     assert read_csv(tmp_path / "ukbb" / "import.csv") == [row]
     assert len(read_csv(tmp_path / "ukbb" / "info.csv")) == 1
+    assert not (tmp_path / "ukbb" / "patient008").exists()  # which would be a subject without scans
 
 
 def test_a_folder_without_patients_says_what_was_expected(tmp_path):

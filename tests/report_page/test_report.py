@@ -28,6 +28,7 @@ def evaluated(**options):
     calibration = SimpleNamespace(
         population=some_population(),
         attributes=VOLUMES,
+        cautions=lambda: ["This model knows <nothing>."],
         novelty=lambda *parts: OUT if parts[0][0] == codes[3, 0] else IN_RANGE,
     )
     images = Disks().decode(codes)
@@ -68,6 +69,12 @@ def test_numbers_are_pseudonyms(tmp_path):
     assert not list(tmp_path.glob("*.csv"))
 
 
+def test_what_is_wrong_with_the_model_stands_before_all_else(tmp_path, capsys):
+    text = written(tmp_path, evaluated())
+    assert text.index('<p class="warning">This model knows &lt;nothing&gt;.</p>') < text.index('id="hearts"')
+    assert "Caution: This model knows <nothing>." in capsys.readouterr().out
+
+
 def test_a_scan_out_of_range_is_warned_of():
     in_range, out = (evaluated().heart(row) for row in (4, 3))
     assert (in_range.out_of_range, list(in_range.notes)) == (False, [])
@@ -91,7 +98,7 @@ def test_a_scan_with_fewer_slices_is_told_of():
         ({"count": 0}, "page_subjects is 0"),
         ({"regularize": False}, "trained without attribute loss"),
         ({"calibration": None}, "'run calibrate' with"),
-        ({"calibration": SimpleNamespace(population=None)}, "'run calibrate' with"),
+        ({"calibration": SimpleNamespace(population=None, cautions=list)}, "'run calibrate' with"),
     ],
 )
 def test_without_what_it_takes_there_are_tables_and_figures_only(options, reason, tmp_path):

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 import urllib.request
+from functools import partial
 
 import nibabel as nib
 import numpy as np
@@ -113,7 +114,9 @@ def test_a_trained_model_is_served_to_explore(trained, prepared, phantoms):
     paths = {"dataset_dir": str(phantoms), "datalist": str(prepared / "datalist.json"), "section": "test"}
     paths |= {"output_dir": str(trained), "ckpt_path": str(trained / "model.pt")}
     line = command("explore", "inference.json", "compact.json", "explore.json", **paths, **SIZES)
-    process = subprocess.Popen(line, cwd=ROOT, env=environment(), **PIPES)
+    # What runs in the background of a shell ignores the interrupt, and so do its children.
+    listen = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(line, cwd=ROOT, env=environment(), preexec_fn=listen, **PIPES)
     silence = threading.Timer(240, process.kill)
     silence.start()
     try:

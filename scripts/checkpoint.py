@@ -126,6 +126,8 @@ def fit_weights(network: nn.Module, weights: Mapping[str, torch.Tensor], path: s
         for name in own
         if name in weights and described(weights[name]) != described(own[name])
     ]
+    # Of a network without values, on the device meta, only the shapes are asked for.
+    differences += [f"{name} has no values" for name in own if getattr(weights.get(name), "is_meta", False)]
     if differences:
         raise ValueError(
             f"checkpoint '{path}' is of another architecture: {'; '.join(differences[:3])}"
@@ -139,8 +141,8 @@ def described(value: Any) -> str:
     """What a tensor shares with any that can take its place, whatever its precision: numbers of a kind, and shape."""
     if not isinstance(value, torch.Tensor):
         return f"of type {type(value).__name__}"
-    if value.layout is not torch.strided or value.is_meta:
-        return "a tensor that is sparse or without values"
+    if value.layout is not torch.strided:
+        return "a sparse tensor"
     kinds = {"complex": value.is_complex(), "floating-point": value.is_floating_point()}
     kinds |= {"boolean": value.dtype is torch.bool, "integer": True}
     return f"{next(kind for kind, holds in kinds.items() if holds)} {tuple(value.shape)}"

@@ -141,7 +141,7 @@ def test_a_worker_that_is_killed_loses_nothing(find_worker, phantoms, tmp_path, 
     workers = Workers(scheduler=scheduler) if find_worker is worker_of_cluster else Workers(2)
     prepare(phantoms, tmp_path, split=(0.5, 0.25, 0.25), workers=workers)
     thread.join()
-    assert killed_after[0] < len(rows_by_subject(tmp_path)) - 4
+    assert killed_after[0] < len(rows_by_subject(tmp_path))  # while others were under way
     assert same_files(tmp_path, prepared)
 
 

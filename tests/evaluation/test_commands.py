@@ -177,7 +177,7 @@ def evaluate(cohort, study, **changes):
     [
         ({"section": "training"}, "of section 'training' are training subjects"),
         ({"datalist": "OTHER"}, "cohort is"),
-        ({"section": "tset"}, "has no subject in tset"),
+        ({"section": "tset"}, "section is 'tset'; expected one of training"),
         ({"attributes": ["LVESV", "RVESV"]}, "attributes is ['LVESV', 'RVESV'], was ['LVESV', 'RVESV', 'MyoESV']"),
         ({"lpips_nett": "alex"}, "did you mean 'lpips_net'?"),
     ],

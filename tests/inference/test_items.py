@@ -40,7 +40,7 @@ def test_a_section_needs_a_datalist(phantoms, prepared, tmp_path):
     assert len(find_items(phantoms, tmp_path, prepared / "datalist.json", "test").items) == 3
     with pytest.raises(ValueError, match="section 'test' is one of a datalist"):
         find_items(phantoms, tmp_path, section="test")
-    with pytest.raises(ValueError, match="has no subject in tests"):
+    with pytest.raises(ValueError, match="section is 'tests'; expected one of training"):
         find_items(phantoms, tmp_path, prepared / "datalist.json", "tests")
 
 

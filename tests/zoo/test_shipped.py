@@ -78,5 +78,5 @@ def test_it_can_be_asked_for_changes(packaged, model):
     code = torch.tensor(asked.population.mean)[None]
     changed = asked.change(code, "LVEDV", 10.0)
     assert (asked.attributes(changed) - asked.attributes(code))[0].tolist() == pytest.approx(
-        [10, 0, 0, 0, 0, 0], abs=0.3
+        [10, 0, 0, 0, 0, 0], abs=0.5
     )

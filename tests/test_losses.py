@@ -177,8 +177,8 @@ def test_the_error_of_maps_by_the_formula():
     """Two subjects, two phases, three slices: each subject for itself, Dice by phase and cross-entropy by pixel."""
     view = View(["ED", "ES"], ["basal", "mid", "apical"], "masks")
     generator = torch.Generator().manual_seed(0)
-    prediction, target = (torch.rand(2, view.channels, 4, 5, generator=generator) / 3 for _ in range(2))
-    maps = [values[:, view.images :].reshape(2, 2, 3, 3, 4, 5).numpy() for values in (prediction, target)]
+    prediction, target = (torch.rand(2, view.channels, 5, 6, generator=generator) / 3 for _ in range(2))
+    maps = [values[:, view.images :].reshape(2, 2, 3, 3, 5, 6).numpy() for values in (prediction, target)]
     for subject, found in enumerate(segmentation_loss(prediction, target, view)):
         p, t = (values[subject] for values in maps)  # phase, slice, structure, row, column
         over = (1, 3, 4)

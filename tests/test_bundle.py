@@ -13,6 +13,8 @@ import threading
 import time
 import urllib.request
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import nibabel as nib
 import numpy as np
@@ -26,8 +28,10 @@ from scripts.checkpoint import fingerprint, load_weights
 from scripts.cohort.phantom import write_cohort
 from scripts.evaluation import study
 from scripts.storage import read_csv
+from tests import processes
 from tests.conftest import ROOT
 from tests.inference.damage import break_five
+from tests.processes import Line
 
 CONFIGS = ROOT / "bundle" / "configs"
 OVERLAYS = (
@@ -45,10 +49,10 @@ TINY = {
 
 
 def bundle(run_id, *configs, cwd=ROOT, **overrides):
-    """Run ``python -m monai.bundle run`` and return its outcome."""
-    process = subprocess.Popen(command(run_id, *configs, **overrides), cwd=cwd, env=environment(), **PIPES)
-    output = process.communicate(timeout=900)[0]
-    return process.returncode, output
+    """Run ``python -m monai.bundle run`` and return its exit status and what it printed."""
+    line = Line(tuple(command(run_id, *configs, **overrides)[3:]), cwd, environment())
+    with TemporaryDirectory() as folder:
+        return processes.run(line, Path(folder, "log"), seconds=900)
 
 
 PIPES = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}

@@ -14,6 +14,7 @@ from tests.conftest import ROOT, shared
 from tests.documentation.conftest import SCHEMA
 from tests.documentation.documents import LANGUAGES, Command, all_commands, block_commands, blocks, documents
 from tests.documentation.reductions import HERE, SLOW, TEMPLATES, Unprepared, place, steps
+from tests.processes import Line, Run
 
 TIMEOUT = 480  # s for one command line
 REQUIREMENT = re.compile(r'"([\w.-]+)(?:\[[\w,-]+\])?(?:[<>=!~][^"]*)?"')
@@ -29,7 +30,7 @@ def parameters():
 
 
 @pytest.mark.parametrize("command", parameters())
-def test_a_documented_command_works(command, work, environment, request):
+def test_a_documented_command_works(command, work, environment, request, tmp_path):
     if command.text.startswith("pip install "):
         check_requirements(command)
         return
@@ -42,25 +43,54 @@ def test_a_documented_command_works(command, work, environment, request):
     except Unprepared as error:
         raise pytest.fail.Exception(str(error), pytrace=False) from None
     for line in lines:
-        run(line, command, work / place(command), environment)
+        run(line, command, work / place(command), environment, tmp_path / "log")
 
 
-def run(line: str, command: Command, folder, environment) -> None:
+def run(line: str, command: Command, folder, environment, log) -> None:
     """Run a command line as a shell does, and fail with the end of what it has printed."""
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "errors": "replace"}
-    shell = ["bash", "-c", f"set -euo pipefail\n{line}"]
-    process = subprocess.Popen(shell, cwd=folder, env=environment, start_new_session=True, **pipes)
-    try:
-        output, end = process.communicate(timeout=TIMEOUT)[0], f"ended with exit code {process.returncode}"
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        output, end = process.communicate()[0], f"took more than {TIMEOUT} s: add what makes it short to {HERE}"
-    if process.returncode:
+    if arguments := bundle_arguments(line):
+        status, output = run_forked(Line(arguments, folder, environment), log)
+    else:
+        status, output = run_in_shell(line, folder, environment)
+    if status != 0:
+        long = f"took more than {TIMEOUT} s: add what makes it short to {HERE}"
+        end = long if status is None else f"ended with exit code {status}"
         pytest.fail(
             f"{command.where} documents\n\n    {command.text}\n\nwhich was run as\n\n    {line}\n\nand {end}.\n\n"
             f"{output[-4000:]}\n\nWhere the document is right, {HERE} has to say how to run it.",
             pytrace=False,
         )
+
+
+def bundle_arguments(line: str) -> tuple[str, ...]:
+    """What follows 'python -m monai.bundle', if the line is that and needs no shell; otherwise nothing."""
+    words = shlex.shlex(line.replace("\\\n", " "), posix=True, punctuation_chars=True)
+    words.commenters, words.whitespace_split = "", True
+    words = tuple(words)
+    plain = not any(set(word) <= set("();<>|&") for word in words) and not set("$`~*?") & set(line)
+    return words[3:] if plain and words[:3] == ("python", "-m", "monai.bundle") else ()
+
+
+def run_forked(line: Line, log) -> tuple[int | None, str]:
+    """The exit code, or None after too long, and what was printed."""
+    running = Run(line, log)
+    running.process.join(TIMEOUT)
+    status = running.process.exitcode
+    running.kill()
+    return status, running.text()
+
+
+def run_in_shell(line: str, folder, environment) -> tuple[int | None, str]:
+    """The same of a line that a shell has to read."""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "errors": "replace"}
+    shell = ["bash", "-c", f"set -euo pipefail\n{line}"]
+    process = subprocess.Popen(shell, cwd=folder, env=environment, start_new_session=True, **pipes)
+    try:
+        output = process.communicate(timeout=TIMEOUT)[0]
+        return process.returncode, output
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        return None, process.communicate()[0]
 
 
 def check_requirements(command: Command) -> None:

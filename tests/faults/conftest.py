@@ -10,8 +10,8 @@ import pytest
 
 from scripts.cohort.datalist import load_items
 from scripts.cohort.privacy import pseudonyms_of
-from tests.faults.processes import Command, succeed
 from tests.faults.world import STEPS, commands, copy, draw
+from tests.processes import Command, succeed
 
 
 class Undisturbed(NamedTuple):

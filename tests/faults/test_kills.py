@@ -8,9 +8,9 @@ from functools import partial
 
 import pytest
 
-from tests.faults.processes import Run, run, succeed
 from tests.faults.watching import watch_writes
 from tests.faults.world import STEPS, check_whole, contents, copy, differences
+from tests.processes import Run, run, succeed
 
 KILLS = {"prepare": 12, "train": 14, "evaluate": 12, "infer": 12}  # 50
 

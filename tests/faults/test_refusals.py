@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.processes import limit, run, succeed, when
 from tests.faults.world import STEPS, check_whole, copy, differences, results
+from tests.processes import limit, run, succeed, when
 
 ROOM = "64m"
 

@@ -18,7 +18,7 @@ from PIL import Image
 from scripts.cohort.phantom import write_cohort
 from scripts.inference.records import SEAL
 from scripts.storage import read_csv
-from tests.faults.processes import Command
+from tests.processes import Command
 
 SIZES = {"spatial_size": [32, 32], "spacing": 5, "channels": [8, 8], "latent_dim": 8}
 TRAINING = {

@@ -1,4 +1,4 @@
-"""Commands of the bundle as processes that can be hindered and killed.
+"""Commands of the bundle as processes that begin at once, and that can be hindered and killed.
 
 Each is forked from a server that has imported everything: a command starts in a tenth of a second, and not in ten.
 """
@@ -8,9 +8,11 @@ from __future__ import annotations
 import multiprocessing
 import os
 import resource
+import runpy
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +22,8 @@ from tests.conftest import ROOT
 
 CONFIGS = ROOT / "bundle" / "configs"
 PRELOADED = ["monai.bundle", "monai.engines", "nibabel", "matplotlib.figure", "lpips", "scripts.evaluation.report"]
-PRELOADED += ["scripts.cohort.prepare", "scripts.handlers", "scripts.inference.batch", "tests.faults.processes"]
+PRELOADED += ["scripts.cohort.prepare", "scripts.handlers", "scripts.inference.batch", "tests.processes"]
+LONG = 120  # s for a command of a test
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(PRELOADED)
 
@@ -43,6 +46,44 @@ class Command:
         """The same with another output folder, and further keys."""
         return Command(self.run_id, self.configs, {**self.keys, "output_dir": str(output), **keys})
 
+    def begin(self) -> None:
+        """Be it."""
+        from monai.bundle import run as run_bundle
+
+        os.chdir(ROOT)
+        run_bundle(self.run_id, config_file=[str(CONFIGS / name) for name in self.configs], **self.keys)
+
+
+@dataclass(frozen=True)
+class Line:
+    """``python -m monai.bundle`` as a shell starts it: no code of this checkout is imported yet, the folder decides.
+
+    What our code does that is deprecated, or of no defined result, ends it.
+
+    Args:
+        arguments: what follows.
+        folder: where.
+        environment: all of its variables.
+    """
+
+    arguments: tuple[str, ...]
+    folder: Path
+    environment: Mapping[str, str]
+
+    def begin(self) -> None:
+        """Be it."""
+        os.chdir(self.folder)
+        os.environ.clear()
+        os.environ.update(self.environment)
+        for name in [name for name in sys.modules if name.partition(".")[0] in ("scripts", "tests")]:
+            del sys.modules[name]
+        own = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+        sys.path[:] = [os.getcwd(), *own, *(path for path in sys.path if path and Path(path) != ROOT)]
+        sys.argv = ["monai.bundle", *self.arguments]
+        for category in (DeprecationWarning, PendingDeprecationWarning, FutureWarning, RuntimeWarning, SyntaxWarning):
+            warnings.filterwarnings("error", category=category, module=r"scripts\b")
+        runpy.run_module("monai.bundle", run_name="__main__", alter_sys=True)
+
 
 class Run:
     """A command that runs, with its children, in a process group of its own.
@@ -53,17 +94,17 @@ class Run:
         hindrance: is called in its process before it begins; can be pickled.
     """
 
-    def __init__(self, command: Command, log: Path, hindrance: Callable[[], Any] | None = None) -> None:
+    def __init__(self, command: Command | Line, log: Path, hindrance: Callable[[], Any] | None = None) -> None:
         self.log = log
         self.process = SERVER.Process(target=serve, args=(command, log, hindrance))
         self.process.start()
 
-    def wait(self, limit: float = 120) -> int:
+    def wait(self, seconds: float = LONG) -> int:
         """The exit status; a command that has not ended by then is killed, and the test fails."""
-        self.process.join(limit)
+        self.process.join(seconds)
         ended = self.process.exitcode is not None
         self.kill()
-        assert ended, f"no end after {limit} s:\n{self.text()[-3000:]}"
+        assert ended, f"no end after {seconds} s:\n{self.text()[-3000:]}"
         return self.process.exitcode
 
     def kill(self) -> None:
@@ -76,13 +117,15 @@ class Run:
 
     def text(self) -> str:
         """What it has printed."""
-        return self.log.read_text() if self.log.exists() else ""
+        return self.log.read_text(errors="replace") if self.log.exists() else ""
 
 
-def run(command: Command, log: Path, hindrance: Callable[[], Any] | None = None) -> tuple[int, str]:
+def run(
+    command: Command | Line, log: Path, hindrance: Callable[[], Any] | None = None, seconds: float = LONG
+) -> tuple[int, str]:
     """Run a command to its end: its exit status, and what it printed."""
     running = Run(command, log, hindrance)
-    status = running.wait()
+    status = running.wait(seconds)
     return status, running.text()
 
 
@@ -93,10 +136,9 @@ def succeed(command: Command, log: Path) -> str:
     return text
 
 
-def serve(command: Command, log: Path, hindrance: Callable[[], Any] | None) -> None:
+def serve(command: Command | Line, log: Path, hindrance: Callable[[], Any] | None) -> None:
     """Be the process of a command."""
     os.setsid()
-    os.chdir(ROOT)
     multiprocessing.set_start_method("fork", force=True)  # as in a process that Python has started
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(file, 1)
@@ -104,9 +146,7 @@ def serve(command: Command, log: Path, hindrance: Callable[[], Any] | None) -> N
     sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1) for number in (1, 2))
     if hindrance:
         hindrance()
-    from monai.bundle import run as run_bundle
-
-    run_bundle(command.run_id, config_file=[str(CONFIGS / name) for name in command.configs], **command.keys)
+    command.begin()
 
 
 def limit(kind: int, value: int) -> None:

@@ -271,6 +271,7 @@ class TrainingCheckpoint:
         self.resume, self.warmup_epochs = resume, warmup_epochs
         self.best, self.best_epoch = float("inf"), 0
         self.main_process = idist.get_rank() == 0
+        self.begun = False  # whether what lies in the folder is of this training
 
     def attach(self, engine: Engine) -> None:
         """Register with the trainer."""
@@ -284,14 +285,13 @@ class TrainingCheckpoint:
             self.say(f"Best {self.metric} {self.best:.4g} in epoch {self.best_epoch}: {self.folder / BEST}")
 
     def start(self, engine: Engine) -> None:
-        """Continue from ``last.pt``, or note the settings of a new training."""
+        """Continue from ``last.pt`` where that is wanted."""
         # The first process decides for all: one that began anew, for want of a shared folder, would wait forever.
         # A link that leads nowhere counts: it may lead to a share that is not mounted just now.
         if self.resume and idist.broadcast(float(os.path.lexists(self.folder / LAST))):
             self.refuse_another_training()
             self.restore(engine, self.folder / LAST)
-        elif self.main_process:
-            write_json(self.folder / SETTINGS, self.settings)
+            self.begun = True
 
     def say(self, text: str) -> None:
         """Print once, however many processes there are."""
@@ -352,6 +352,8 @@ class TrainingCheckpoint:
                 f"weights or {self.metric} ({value}) not finite after epoch {epoch}, which is not saved. Run the same "
                 "command with a lower --learning_rate: it resumes from the epoch before."
             )
+        if not self.begun:
+            self.replace_former()
         if epoch == self.warmup_epochs + 1:
             self.best, self.best_epoch = math.inf, epoch
         if value < self.best:
@@ -365,6 +367,18 @@ class TrainingCheckpoint:
         if self.exhausted(epoch):
             self.say(f"Stopped after epoch {epoch}: no better {self.metric} since epoch {self.best_epoch}.")
             engine.terminate()
+
+    def replace_former(self) -> None:
+        """Note the settings of a new training, once it has something to keep.
+
+        Until then, the files of a former training in the folder stay. No moment leaves them beside other settings, under
+        which they would be resumed.
+        """
+        if self.main_process:
+            for name in (LAST, BEST):
+                (self.folder / name).unlink(missing_ok=True)
+            write_json(self.folder / SETTINGS, self.settings)
+        self.begun = True
 
     def save(self, content: Mapping[str, Any], name: str) -> None:
         """Write one of the two files."""

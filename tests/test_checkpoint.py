@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import socket
 from collections import OrderedDict
 
@@ -225,6 +226,32 @@ def test_resume_can_be_declined(tmp_path):
     fresh = Run(tmp_path, [5, 4], resume=False).run(1)
     assert fresh.trainer.state.epoch == 1
     assert read(tmp_path / "last.pt")["epoch"] == 1
+
+
+def test_a_training_cut_off_before_it_has_anything_leaves_the_former_one_and_its_settings(tmp_path):
+    Run(tmp_path, [3, 2], settings={"gamma": 1}).run(2)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    anew = Run(tmp_path, [3, 2], settings={"gamma": 2}, resume=False)
+    anew.trainer.add_event_handler(Events.ITERATION_COMPLETED, cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        anew.run(2)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_training_cut_off_while_it_replaces_another_is_begun_anew(tmp_path, monkeypatch):
+    Run(tmp_path, [3, 2], settings={"gamma": 1}).run(2)
+    for name in ("write_json", "save"):
+        with monkeypatch.context() as patched:
+            patched.setattr(f"scripts.checkpoint.{name}", cut_off)
+            with pytest.raises(KeyboardInterrupt):
+                Run(tmp_path, [3, 2], settings={"gamma": 2}, resume=False).run(2)
+        assert not (tmp_path / "last.pt").exists()
+    assert Run(tmp_path, [3, 2], settings={"gamma": 2}).run(1).trainer.state.epoch == 1
+    assert json.loads((tmp_path / "settings.json").read_text()) == {"gamma": 2}
+
+
+def cut_off(*_):
+    raise KeyboardInterrupt
 
 
 def test_another_architecture_is_named(tmp_path):

@@ -131,7 +131,7 @@ def write_onnx(module: nn.Module, sample: torch.Tensor, path: Path, outputs: Seq
             input_names=[name],
             output_names=list(outputs),
             opset_version=opset,
-            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            dynamic_shapes=({0: "batch"},),
             dynamo=True,
             external_data=False,
             verbose=False,

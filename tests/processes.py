@@ -139,7 +139,7 @@ def succeed(command: Command, log: Path) -> str:
 def serve(command: Command | Line, log: Path, hindrance: Callable[[], Any] | None) -> None:
     """Be the process of a command."""
     os.setsid()
-    multiprocessing.set_start_method("fork", force=True)  # as in a process that Python has started
+    multiprocessing.set_start_method(None, force=True)  # that of a process which Python has started
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(file, 1)
     os.dup2(file, 2)

@@ -29,7 +29,7 @@ from tests.documentation.reductions import ENVIRONMENT, reduced
 from tests.packaging.examples import add_model
 from tests.zoo.conftest import OFFLINE
 
-NOT_COPIED = (".git", ".venv", "output", "dist", "build", "trunks", "__pycache__", ".pytest_cache", ".ruff_cache")
+NOT_COPIED = (".git", ".venv*", "output", "dist", "build", "trunks", "__pycache__", ".pytest_cache", ".ruff_cache")
 SCHEMA = "schema/meta_schema_20240725.json"
 ACDC_VALUES = np.array([0, 3, 2, 1], np.uint8)  # of our labels 0 to 3
 MNMS_TABLE = "211230_M&Ms_Dataset_information_diagnosis_opendataset.csv"

@@ -371,8 +371,8 @@ class TrainingCheckpoint:
     def replace_former(self) -> None:
         """Note the settings of a new training, once it has something to keep.
 
-        Until then, the files of a former training in the folder stay. No moment leaves them beside other settings, under
-        which they would be resumed.
+        Until then, the files of a former training in the folder stay. No moment leaves them beside other settings,
+        under which they would be resumed.
         """
         if self.main_process:
             for name in (LAST, BEST):

@@ -30,6 +30,7 @@ from tests.packaging.examples import add_model
 from tests.zoo.conftest import OFFLINE
 
 NOT_COPIED = (".git", ".venv*", "output", "dist", "build", "trunks", "__pycache__", ".pytest_cache", ".ruff_cache")
+OF_MAKE = ("MAKEFLAGS", "MAKEOVERRIDES", "MAKELEVEL", "MFLAGS", "VENV", "PYTHON")  # what it hands to a make below it
 SCHEMA = "schema/meta_schema_20240725.json"
 ACDC_VALUES = np.array([0, 3, 2, 1], np.uint8)  # of our labels 0 to 3
 MNMS_TABLE = "211230_M&Ms_Dataset_information_diagnosis_opendataset.csv"
@@ -135,7 +136,8 @@ def environment(work) -> dict[str, str]:
     """Of the commands: that of the tests, another home, no internet, and no path to this checkout."""
     path = f"{work / 'queue'}:{Path(sys.executable).parent}:{os.environ['PATH']}"
     own = {"PATH": path, "HOME": str(work / "home"), "PYTHONPATH": "", "OMP_NUM_THREADS": "1"}
-    return {**os.environ, **OFFLINE, **ENVIRONMENT, **own, TRUNKS_VARIABLE: str(work / "trunks")}
+    given = {name: value for name, value in os.environ.items() if name not in OF_MAKE}
+    return {**given, **OFFLINE, **ENVIRONMENT, **own, TRUNKS_VARIABLE: str(work / "trunks")}
 
 
 @pytest.fixture(scope="session")

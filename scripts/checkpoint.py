@@ -7,6 +7,7 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from ignite.engine import Engine, Events
 from torch import nn
 
 from scripts.shipped import require_shipped
-from scripts.storage import atomic_path, output_folder, read_object, write_json
+from scripts.storage import atomic_path, explained, output_folder, read_object
 
 LAST, BEST, SETTINGS = "last.pt", "model.pt", "settings.json"
 REMEDY = "Bring back the file that the training wrote, name another --output_dir, or train anew with --resume False."
@@ -24,8 +25,14 @@ REMEDY = "Bring back the file that the training wrote, name another --output_dir
 
 def save(content: Mapping[str, Any], path: str | os.PathLike) -> None:
     """Write a checkpoint; an interruption leaves the old one."""
+    with atomic_path(path) as part:
+        write(content, part)
+
+
+def write(content: Mapping[str, Any], part: Path) -> None:
+    """Write a checkpoint to the temporary path that will take its place."""
     # By an open file: PyTorch would write the temporary name, which names this machine, into the checkpoint.
-    with atomic_path(path) as part, open(part, "wb") as file:
+    with open(part, "wb") as file:
         torch.save(content, file)
 
 
@@ -348,42 +355,48 @@ class TrainingCheckpoint:
         validated = self.evaluator is not None and self.evaluator.state.epoch == epoch
         value = float(self.evaluator.state.metrics[self.metric]) if validated else math.inf
         if (validated and not math.isfinite(value)) or not finite(weights, *others.values()):
+            then = "resumes from the epoch before" if self.begun else "begins anew"
             raise FloatingPointError(
                 f"weights or {self.metric} ({value}) not finite after epoch {epoch}, which is not saved. Run the same "
-                "command with a lower --learning_rate: it resumes from the epoch before."
+                f"command with a lower --learning_rate: it {then}."
             )
-        if not self.begun:
-            self.replace_former()
         if epoch == self.warmup_epochs + 1:
             self.best, self.best_epoch = math.inf, epoch
-        if value < self.best:
+        better = value < self.best
+        if better:
             self.best, self.best_epoch = value, epoch
-            self.save(weights, BEST)
         state = {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()}
         state |= others | {"network": weights, "epoch": epoch, "best": self.best, "best_epoch": self.best_epoch}
         if hasattr(engine, "loss_scaler"):
             state["loss_scaler"] = engine.loss_scaler.state_dict()
-        self.save(state, LAST)
+        if self.main_process:
+            files = {LAST: state} | ({BEST: weights} if better else {})
+            self.write_further(files) if self.begun else self.write_first(files)
+        self.begun = True
         if self.exhausted(epoch):
             self.say(f"Stopped after epoch {epoch}: no better {self.metric} since epoch {self.best_epoch}.")
             engine.terminate()
 
-    def replace_former(self) -> None:
-        """Note the settings of a new training, once it has something to keep.
+    def write_further(self, files: Mapping[str, Mapping[str, Any]]) -> None:
+        """Write the files of a later epoch: the state comes last, since it tells which weights are best."""
+        for name in reversed(files):
+            save(files[name], self.folder / name)
 
-        Until then, the files of a former training in the folder stay. No moment leaves them beside other settings,
-        under which they would be resumed.
+    def write_first(self, files: Mapping[str, Mapping[str, Any]]) -> None:
+        """Write the first files of a training, and its settings, in the place of those of a former training.
+
+        The former ones stay until all of these are written. No moment leaves a state beside other settings, under which
+        it would be resumed.
         """
-        if self.main_process:
-            for name in (LAST, BEST):
-                (self.folder / name).unlink(missing_ok=True)
-            write_json(self.folder / SETTINGS, self.settings)
-        self.begun = True
-
-    def save(self, content: Mapping[str, Any], name: str) -> None:
-        """Write one of the two files."""
-        if self.main_process:
-            save(content, self.folder / name)
+        former = (LAST,) if self.evaluator is None else (LAST, BEST)
+        with ExitStack() as parts:  # which take their places in the reverse order
+            for name, content in files.items():
+                write(content, parts.enter_context(atomic_path(self.folder / name)))
+            settings = parts.enter_context(atomic_path(self.folder / SETTINGS))
+            settings.write_text(json.dumps(self.settings, indent=2) + "\n")
+            for name in former:
+                with explained(self.folder / name):
+                    (self.folder / name).unlink(missing_ok=True)
 
     def exhausted(self, epoch: int) -> bool:
         """Whether the metric has not improved for as long as patience lasts."""

@@ -5,6 +5,7 @@ Each is forked from a server that has imported everything: a command starts in a
 
 from __future__ import annotations
 
+import atexit
 import multiprocessing
 import os
 import resource
@@ -17,6 +18,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import numpy
 
 from tests.conftest import ROOT
 
@@ -58,7 +61,9 @@ class Command:
 class Line:
     """``python -m monai.bundle`` as a shell starts it: no code of this checkout is imported yet, the folder decides.
 
-    What our code does that is deprecated, or of no defined result, ends it.
+    But for what packages read while they are imported, such as OMP_NUM_THREADS, and for the seed of hashes, which the
+    lines of one server share: what has to be the same in any process is run in new ones. What our code does that is
+    deprecated, or of no defined result, ends it.
 
     Args:
         arguments: what follows.
@@ -78,11 +83,20 @@ class Line:
         for name in [name for name in sys.modules if name.partition(".")[0] in ("scripts", "tests")]:
             del sys.modules[name]
         own = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
-        sys.path[:] = [os.getcwd(), *own, *(path for path in sys.path if path and Path(path) != ROOT)]
+        sys.path[:] = [os.getcwd(), *own, *filter(installed, sys.path)]
         sys.argv = ["monai.bundle", *self.arguments]
+        numpy.random.seed()  # noqa: NPY002 - or each would have the numbers of the server
         for category in (DeprecationWarning, PendingDeprecationWarning, FutureWarning, RuntimeWarning, SyntaxWarning):
             warnings.filterwarnings("error", category=category, module=r"scripts\b")
-        runpy.run_module("monai.bundle", run_name="__main__", alter_sys=True)
+        try:
+            runpy.run_module("monai.bundle", run_name="__main__", alter_sys=True)
+        finally:
+            atexit._run_exitfuncs()  # which processes of multiprocessing do since Python 3.13 only
+
+
+def installed(path: str) -> bool:
+    """Whether a folder for imports is of Python or its packages: others were added by the tests."""
+    return any(Path(path).is_relative_to(prefix) for prefix in (sys.prefix, sys.base_prefix))
 
 
 class Run:

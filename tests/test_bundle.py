@@ -1,4 +1,4 @@
-"""The bundle as its users run it: real command lines, from wherever they stand."""
+"""The bundle as its users run it: command lines, from wherever they stand."""
 
 from __future__ import annotations
 

@@ -1,14 +1,18 @@
 from __future__ import annotations
 
+import errno
+import itertools
 import json
 import socket
 from collections import OrderedDict
+from pathlib import Path
 
 import pytest
 import torch
 from ignite.engine import Engine, Events
 
-from scripts.checkpoint import TrainingCheckpoint, differences, find_weights, load_weights, read, save
+from scripts.checkpoint import TrainingCheckpoint, differences, find_weights, load_weights, read, save, write
+from scripts.storage import StorageError
 from tests.broken import NO_OBJECTS
 
 
@@ -238,16 +242,57 @@ def test_a_training_cut_off_before_it_has_anything_leaves_the_former_one_and_its
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
-def test_a_training_cut_off_while_it_replaces_another_is_begun_anew(tmp_path, monkeypatch):
+def test_a_full_disk_leaves_the_former_training(tmp_path, monkeypatch):
     Run(tmp_path, [3, 2], settings={"gamma": 1}).run(2)
-    for name in ("write_json", "save"):
-        with monkeypatch.context() as patched:
-            patched.setattr(f"scripts.checkpoint.{name}", cut_off)
-            with pytest.raises(KeyboardInterrupt):
-                Run(tmp_path, [3, 2], settings={"gamma": 2}, resume=False).run(2)
-        assert not (tmp_path / "last.pt").exists()
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    for name in ("last.pt", "model.pt"):
+        monkeypatch.setattr("scripts.checkpoint.write", fill_at(name))
+        with pytest.raises(StorageError, match=f"{name}' cannot be written"):
+            Run(tmp_path, [3, 2], settings={"gamma": 2}, resume=False).run(2)
+        assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize("renamed", [0, 1, 2])
+def test_a_training_cut_off_while_it_replaces_another_is_begun_anew(renamed, tmp_path, monkeypatch):
+    Run(tmp_path, [3, 2], settings={"gamma": 1}).run(2)
+    former, replace = (tmp_path / "model.pt").read_bytes(), Path.replace
+    with monkeypatch.context() as patched:
+        counted = itertools.count()
+        patched.setattr(Path, "replace", lambda *paths: replace(*paths) if next(counted) < renamed else cut_off())
+        with pytest.raises(KeyboardInterrupt):
+            Run(tmp_path, [3, 2], settings={"gamma": 2}, resume=False).run(2)
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == [{"settings.json"}, {"settings.json"}, {"settings.json", "model.pt"}][renamed]
+    assert json.loads((tmp_path / "settings.json").read_text()) == {"gamma": 2 if renamed else 1}
+    assert not (tmp_path / "model.pt").exists() or (tmp_path / "model.pt").read_bytes() != former
     assert Run(tmp_path, [3, 2], settings={"gamma": 2}).run(1).trainer.state.epoch == 1
-    assert json.loads((tmp_path / "settings.json").read_text()) == {"gamma": 2}
+
+
+def test_weights_of_others_are_not_left_beside_new_settings(tmp_path):
+    Run(tmp_path, [3], settings={"gamma": 1}).run(1)
+    Run(tmp_path, [None], settings={"gamma": 2}, resume=False).run(1)
+    assert not (tmp_path / "model.pt").exists()
+
+
+def test_a_training_without_best_weights_removes_none(tmp_path):
+    (tmp_path / "model.pt").write_bytes(b"of another program")
+    run = Run(tmp_path, [None])
+    trainer = Engine(run.step)
+    TrainingCheckpoint(tmp_path, run.network, {"optimizer": run.optimizer}).attach(trainer)
+    trainer.run([0], max_epochs=2)
+    assert (tmp_path / "model.pt").read_bytes() == b"of another program"
+    assert read(tmp_path / "last.pt")["epoch"] == 2
+
+
+def fill_at(name):
+    """A function that writes until the disk is full, at a file."""
+
+    def write_or_fail(content, part):
+        if part.name.endswith(name):
+            raise OSError(errno.ENOSPC, "full")
+        write(content, part)
+
+    return write_or_fail
 
 
 def cut_off(*_):

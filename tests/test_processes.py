@@ -9,6 +9,7 @@ import pytest
 
 from tests.processes import Line, run
 
+ENVIRONMENT = {"PATH": os.environ["PATH"], "WHO": "me"}
 TOLD = "print('code of', __file__, 'in', os.getcwd(), os.environ.get('WHO'), os.environ.get('HOME'))"
 
 
@@ -22,7 +23,7 @@ def told(tmp_path):
         (folder / "scripts" / "__init__.py").write_text("import os, warnings\n\n\ndef tell():\n    " + code)
         (folder / "config.json").write_text(json.dumps({"run": ["$import scripts", "$scripts.tell()"]}))
         arguments = ("run", "run", "--config_file", "config.json")
-        return run(Line(arguments, folder, {"PATH": os.environ["PATH"], "WHO": "me"}), tmp_path / "log")
+        return run(Line(arguments, folder, ENVIRONMENT), tmp_path / "log")
 
     return told
 
@@ -47,5 +48,23 @@ def test_what_our_code_tells_its_users_does_not(told):
     assert "look here" in text
 
 
-def test_a_missing_config_ends_it(told, tmp_path):
-    assert run(Line(("run", "run", "--config_file", "none.json"), tmp_path, dict(os.environ)), tmp_path / "log")[0] != 0
+def test_code_that_is_on_the_path_of_the_tests_is_not_found(tmp_path, monkeypatch):
+    (tmp_path / "elsewhere" / "scripts").mkdir(parents=True)
+    (tmp_path / "elsewhere" / "scripts" / "__init__.py").touch()
+    (tmp_path / "config.json").write_text(json.dumps({"run": ["$import scripts", "$scripts.__file__"]}))
+    monkeypatch.syspath_prepend(tmp_path / "elsewhere")
+    status, text = run(Line(("run", "run", "--config_file", "config.json"), tmp_path, ENVIRONMENT), tmp_path / "log")
+    assert status != 0
+    assert "No module named 'scripts'" in text
+
+
+def test_what_is_to_be_done_at_the_end_is_done(told):
+    status, text = told("import atexit; atexit.register(print, 'given back')")
+    assert status == 0, text
+    assert text.count("given back") == 1
+
+
+def test_a_missing_config_ends_it(tmp_path):
+    status, text = run(Line(("run", "run", "--config_file", "none.json"), tmp_path, ENVIRONMENT), tmp_path / "log")
+    assert status != 0
+    assert "none.json" in text

@@ -77,7 +77,7 @@ ADDED: dict[str, dict[str, Any]] = {
     r"\bsegment\.json": SEGMENTATION,
     r"\bstudy\.json": STUDY,
     r"run phantom\b": {"subjects": 12},
-    r"run prepare\b(?!.* --(workers|scheduler))": {"workers": 1},  # others import everything first
+    r"run prepare\b(?!.* --(workers|scheduler))": {"workers": 1},  # further ones would first import everything
 }
 # An option -> its value wherever the command has it.
 REPLACED = {

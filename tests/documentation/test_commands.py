@@ -64,11 +64,29 @@ def run(line: str, command: Command, folder, environment, log) -> None:
 
 def bundle_arguments(line: str) -> tuple[str, ...]:
     """What follows 'python -m monai.bundle', if the line is that and needs no shell; otherwise nothing."""
-    words = shlex.shlex(line.replace("\\\n", " "), posix=True, punctuation_chars=True)
+    line = line.replace("\\\n", "")
+    words = shlex.shlex(line, posix=True, punctuation_chars=True)
     words.commenters, words.whitespace_split = "", True
     words = tuple(words)
-    plain = not any(set(word) <= set("();<>|&") for word in words) and not set("$`~*?") & set(line)
+    plain = not any(set(word) <= set("();<>|&") for word in words) and not set("$`~*?{}!#\n") & set(line)
     return words[3:] if plain and words[:3] == ("python", "-m", "monai.bundle") else ()
+
+
+@pytest.mark.parametrize(
+    ("line", "arguments"),
+    [
+        ("python -m monai.bundle run", ("run",)),
+        ("python -m monai.bundle run \\\n    --seeds '[0, 1]'", ("run", "--seeds", "[0, 1]")),
+        ("""python -m monai.bundle run --config_file "['a','b']" """, ("run", "--config_file", "['a','b']")),
+        ("python -m monai.bundle run | tail", ()),
+        ("python -m monai.bundle run\npython -m monai.bundle run", ()),
+        ("python -m monai.bundle run --output_dir $HOME", ()),
+        ("python -m monai.bundle run --x {1,2}", ()),
+        ("python -m scripts.perceptual", ()),
+    ],
+)
+def test_what_needs_no_shell_is_known(line, arguments):
+    assert bundle_arguments(line) == arguments
 
 
 def run_forked(line: Line, log) -> tuple[int | None, str]:

@@ -47,6 +47,7 @@ COMMANDS = {
         "--ckpt_file=models/model.pt",
         "--meta_file=configs/metadata.json",
         "--config_file=configs/inference.json",
+        "--use_trace=True",
     ),
 }
 # As ``python -m monai.bundle`` for each, which would import everything four times.

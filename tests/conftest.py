@@ -44,13 +44,21 @@ def prepared(phantoms, tmp_path_factory) -> Path:
     return folder
 
 
+# Idle processes of Dask look about a hundred times a second; three clusters took a fifth of the cores of all tests.
+CALM = {
+    "DASK_DISTRIBUTED__ADMIN__TICK__INTERVAL": "1s",
+    "DASK_DISTRIBUTED__ADMIN__SYSTEM_MONITOR__INTERVAL": "5s",
+    "DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED": "False",
+}
+
+
 @pytest.fixture(scope="session")
 def scheduler(tmp_path_factory) -> Iterator[str]:
     """File of a Dask scheduler with two workers that were started elsewhere and know nothing of this code."""
     pytest.importorskip("distributed")
     folder = tmp_path_factory.mktemp("cluster")
     file = folder / "scheduler.json"
-    environment = {**os.environ, "PYTHONPATH": "", "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "1"}
+    environment = {**os.environ, **CALM, "PYTHONPATH": "", "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "1"}
     commands = (("scheduler", "--port", "0"), ("worker", "--nworkers", "2", "--nthreads", "1"))
     processes = []
     for kind, *options in commands:

@@ -23,7 +23,7 @@ from scripts.cohort.phantom import write_cohort
 from scripts.cohort.prepare import prepare
 from scripts.packaging.package import package
 from scripts.perceptual import OFFLINE_TRUNKS, TRUNKS_VARIABLE, trunks_folder
-from tests.conftest import ROOT, SHARED
+from tests.conftest import CALM, ROOT, SHARED
 from tests.documentation.documents import blocks, documents, servers
 from tests.documentation.reductions import ENVIRONMENT, reduced
 from tests.packaging.examples import add_model
@@ -148,7 +148,7 @@ def cluster(work, environment) -> Iterator[None]:
     for number, printed in enumerate(lines):
         line = f"exec {reduced(printed)} --no-dashboard {'--port 0' if ' scheduler ' in printed else ''}"
         with open(work / f"dask{number}.log", "w") as log:
-            started = subprocess.Popen(["bash", "-c", line], cwd=work, env=environment, stdout=log, stderr=log)
+            started = subprocess.Popen(["bash", "-c", line], cwd=work, env=environment | CALM, stdout=log, stderr=log)
         processes.append(started)
     while not file.exists():
         logs = [log.read_text()[-1000:] for log in sorted(work.glob("dask*.log"))]

@@ -110,7 +110,7 @@ lowest: ## run the tests with the lowest versions that pyproject.toml allows (PY
 	@$(LOWEST)/bin/python -m pip install -qq --disable-pip-version-check uv
 	@$(LOWEST)/bin/python -m uv pip compile --quiet --resolution lowest-direct --no-deps --extra dev \
 		--output-file $(LOWEST)/constraints.txt pyproject.toml
-	@PIP_CONSTRAINT=$(LOWEST)/constraints.txt $(MAKE) --no-print-directory test VENV=$(LOWEST)
+	@PIP_CONSTRAINT=$(CURDIR)/$(LOWEST)/constraints.txt $(MAKE) --no-print-directory test VENV=$(LOWEST)
 
 mutants: weights ## change losses, transforms and metrics in thousands of places: which do no tests notice? (an hour; resumable)
 	@$(PY) -m pip install -qq --disable-pip-version-check 'mutmut>=3.8'

@@ -371,7 +371,10 @@ class TrainingCheckpoint:
             state["loss_scaler"] = engine.loss_scaler.state_dict()
         if self.main_process:
             files = {LAST: state} | ({BEST: weights} if better else {})
-            self.write_further(files) if self.begun else self.write_first(files)
+            if self.begun:
+                self.write_further(files)
+            else:
+                self.write_first(files)
         self.begun = True
         if self.exhausted(epoch):
             self.say(f"Stopped after epoch {epoch}: no better {self.metric} since epoch {self.best_epoch}.")

@@ -17,7 +17,7 @@ from ignite.engine import Engine, Events
 from torch import nn
 
 from scripts.shipped import require_shipped
-from scripts.storage import atomic_path, explained, output_folder, read_object
+from scripts.storage import atomic_path, dump_json, explained, output_folder, read_object
 
 LAST, BEST, SETTINGS = "last.pt", "model.pt", "settings.json"
 REMEDY = "Bring back the file that the training wrote, name another --output_dir, or train anew with --resume False."
@@ -370,33 +370,25 @@ class TrainingCheckpoint:
         if hasattr(engine, "loss_scaler"):
             state["loss_scaler"] = engine.loss_scaler.state_dict()
         if self.main_process:
-            files = {LAST: state} | ({BEST: weights} if better else {})
-            if self.begun:
-                self.write_further(files)
-            else:
-                self.write_first(files)
+            self.replace({LAST: state} | ({BEST: weights} if better else {}))
         self.begun = True
         if self.exhausted(epoch):
             self.say(f"Stopped after epoch {epoch}: no better {self.metric} since epoch {self.best_epoch}.")
             engine.terminate()
 
-    def write_further(self, files: Mapping[str, Mapping[str, Any]]) -> None:
-        """Write the files of a later epoch: the state comes last, since it tells which weights are best."""
-        for name in reversed(files):
-            save(files[name], self.folder / name)
+    def replace(self, files: Mapping[str, Mapping[str, Any]]) -> None:
+        """Write files that take their places in the reverse order: the state, given first, tells of the others.
 
-    def write_first(self, files: Mapping[str, Mapping[str, Any]]) -> None:
-        """Write the first files of a training, and its settings, in the place of those of a former training.
-
-        The former ones stay until all of these are written. No moment leaves a state beside other settings, under which
-        it would be resumed.
+        Those of a new training, and its settings, take the places of a former training's, which stay until all of
+        these are written. No moment leaves a state beside other settings, under which it would be resumed.
         """
         former = (LAST,) if self.evaluator is None else (LAST, BEST)
-        with ExitStack() as parts:  # which take their places in the reverse order
+        with ExitStack() as parts:
             for name, content in files.items():
                 write(content, parts.enter_context(atomic_path(self.folder / name)))
-            settings = parts.enter_context(atomic_path(self.folder / SETTINGS))
-            settings.write_text(json.dumps(self.settings, indent=2) + "\n")
+            if self.begun:
+                return
+            dump_json(self.settings, parts.enter_context(atomic_path(self.folder / SETTINGS)))
             for name in former:
                 with explained(self.folder / name):
                     (self.folder / name).unlink(missing_ok=True)

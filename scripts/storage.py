@@ -148,7 +148,13 @@ def file_state(path: str | os.PathLike) -> tuple[int, int]:
 
 def write_json(path: str | os.PathLike, content: Any) -> None:
     """Write ``content`` as indented JSON."""
-    with atomic_path(path) as part, open(part, "w") as file:
+    with atomic_path(path) as part:
+        dump_json(content, part)
+
+
+def dump_json(content: Any, part: Path) -> None:
+    """Write ``content`` as indented JSON to the temporary path that will take its place."""
+    with open(part, "w") as file:
         json.dump(content, file, indent=2)  # piece by piece: the text of a large cohort's datalist fills much memory
         file.write("\n")
 

@@ -86,6 +86,7 @@ class Line:
         sys.path[:] = [os.getcwd(), *own, *filter(installed, sys.path)]
         sys.argv = ["monai.bundle", *self.arguments]
         numpy.random.seed()  # noqa: NPY002 - or each would have the numbers of the server
+        # as in pyproject.toml, for the tests themselves
         for category in (DeprecationWarning, PendingDeprecationWarning, FutureWarning, RuntimeWarning, SyntaxWarning):
             warnings.filterwarnings("error", category=category, module=r"scripts\b")
         try:
@@ -115,11 +116,16 @@ class Run:
 
     def wait(self, seconds: float = LONG) -> int:
         """The exit status; a command that has not ended by then is killed, and the test fails."""
+        status = self.end(seconds)
+        assert status is not None, f"no end after {seconds} s:\n{self.text()[-3000:]}"
+        return status
+
+    def end(self, seconds: float) -> int | None:
+        """The exit status; None for a command that has not ended by then and is killed."""
         self.process.join(seconds)
-        ended = self.process.exitcode is not None
+        status = self.process.exitcode
         self.kill()
-        assert ended, f"no end after {seconds} s:\n{self.text()[-3000:]}"
-        return self.process.exitcode
+        return status
 
     def kill(self) -> None:
         """SIGKILL to all of the group."""

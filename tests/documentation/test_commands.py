@@ -92,10 +92,7 @@ def test_what_needs_no_shell_is_known(line, arguments):
 def run_forked(line: Line, log) -> tuple[int | None, str]:
     """The exit code, or None after too long, and what was printed."""
     running = Run(line, log)
-    running.process.join(TIMEOUT)
-    status = running.process.exitcode
-    running.kill()
-    return status, running.text()
+    return running.end(TIMEOUT), running.text()
 
 
 def run_in_shell(line: str, folder, environment) -> tuple[int | None, str]:

@@ -15,6 +15,7 @@ import torch
 from ignite.engine import Engine, Events
 from ignite.handlers import ProgressBar
 from matplotlib.figure import Figure
+from monai.data import Dataset
 from monai.data.utils import set_rnd
 from monai.utils import set_determinism
 from monai.utils.enums import CommonKeys as Keys
@@ -51,9 +52,14 @@ class EpochSeed:
         engine.add_event_handler(Events.EPOCH_STARTED, self)
 
     def __call__(self, engine: Engine) -> None:
-        seed = int(np.random.SeedSequence([self.seed, engine.state.epoch]).generate_state(1)[0])
-        set_determinism(seed)
-        set_rnd(engine.data_loader.dataset, seed)  # random transforms have generators of their own
+        seed_everything(engine.data_loader.dataset, self.seed, engine.state.epoch)
+
+
+def seed_everything(dataset: Dataset, *seeds: int) -> None:
+    """Seed every random generator, and those that the random transforms of a dataset have of their own."""
+    seed = int(np.random.SeedSequence(seeds).generate_state(1)[0])
+    set_determinism(seed)
+    set_rnd(dataset, seed)
 
 
 class LinearDecay:

@@ -153,11 +153,43 @@ class PlainDecoder(Blocks):
         super().__init__(*dense, nn.Unflatten(1, (channels[-1], *coarse)), *layers, to_image)
 
 
+class LinearCodes(nn.Module):
+    """Add to the mean codes of an encoder a linear map of the images at low resolution, the way into ``LinearImages``.
+
+    The first convolution mixes all slices of a stack into a few features, in which single slices are hard to find.
+
+    Args:
+        encoder: channels (B, C, H, W), of which the first are images, to the parameters of q(z|x), (B, 2D).
+        images: number of channels that are images; the others are not looked at.
+        latent_dim: D.
+        size: height and width that the images are shrunk to, in pixels.
+    """
+
+    def __init__(self, encoder: nn.Module, images: int, latent_dim: int, size: int) -> None:
+        super().__init__()
+        self.encoder, self.images, self.size = encoder, images, size
+        self.linear = nn.Linear(images * size**2, latent_dim)
+        # Adam moves each weight alike, and here thousands of them add up in one code.
+        self.scale = self.linear.in_features**0.5
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+    def shrink(self, values: torch.Tensor) -> torch.Tensor:
+        """The images among channels (B, C, H, W) at low resolution, (B, images * size * size)."""
+        return functional.adaptive_avg_pool2d(values[:, : self.images], self.size).flatten(1)
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        """Channels (B, C, H, W) to mean and log-variance of q(z|x), one behind the other, (B, 2D)."""
+        mean, log_variance = self.encoder(values).chunk(2, dim=1)
+        return torch.cat([mean + self.linear(self.shrink(values) / self.scale), log_variance], dim=1)
+
+
 class LinearImages(nn.Module):
     """Add to the images of a decoder what a linear map of the code gives at low resolution, enlarged bilinearly.
 
     How bright a scan is, where its lungs are and how many slices it has is nearly linear in a few numbers, as principal
     components show. A stack of slices takes convolutions that share a few features thousands of steps to learn that.
+    ``scripts.components`` gives both linear maps these components to start from.
 
     Args:
         decoder: codes (B, D) to channels (B, C, H, W), of which the first are images.
@@ -288,7 +320,8 @@ class VariationalAutoencoder(nn.Module):
         image_channels: the first so many channels are images, and the others occupancy maps, see ``scripts.views``; all
             of them, if not given.
         rendering_channels: width of a ``RenderedHearts`` at the decoder's end; 0 for none.
-        linear_size: height and width of the ``LinearImages`` beside the decoder; 0 for none.
+        linear_size: height and width of the images of ``LinearCodes`` and ``LinearImages``, beside encoder and decoder;
+            0 for none.
 
     Raises:
         ValueError: for an unknown ``architecture``, when ``spatial_size`` does not fit the number of ``channels``, for
@@ -317,11 +350,12 @@ class VariationalAutoencoder(nn.Module):
         encoder, decoder = ARCHITECTURES[architecture]
         norm = norm if isinstance(norm, str) else tuple(norm)
         self.latent_dim = latent_dim
-        self.encoder = encoder(in_channels, spatial_size, channels, latent_dim, norm)
+        self.encoder: nn.Module = encoder(in_channels, spatial_size, channels, latent_dim, norm)
         self.decoder = decoder(in_channels, spatial_size, channels, latent_dim, norm)
         # What is behind the convolutions keeps little, and computing them again within it would do so twice.
         self.encoder.checkpointing = self.decoder.checkpointing = checkpointing
         if linear_size:
+            self.encoder = LinearCodes(self.encoder, images, latent_dim, linear_size)
             self.decoder = Blocks(LinearImages(self.decoder, images, latent_dim, linear_size))
             self.decoder.checkpointing = False
         if images < in_channels:

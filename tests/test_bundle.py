@@ -508,7 +508,8 @@ def whole_heart(prepared, phantoms, tmp_path_factory):
     """A model by faithful.json, stacks with occupancy maps, trained for an epoch of each kind, and what it printed."""
     output = tmp_path_factory.mktemp("whole_heart")
     paths = {"dataset_dir": str(phantoms), "datalist": str(prepared / "datalist.json"), "output_dir": str(output)}
-    options = TINY | {"warmup_epochs": 1, "stack_slices": 14, "device": "cpu"}  # by its name, as a user gives it
+    options = TINY | {"warmup_epochs": 1, "stack_slices": 14, "component_images": 16}
+    options |= {"device": "cpu"}  # by its name, as a user gives it
     code, text = bundle("training", "train.json", "compact.json", "faithful.json", **paths, **options)
     assert code == 0, text[-3000:]
     return output, text
@@ -522,7 +523,10 @@ def test_faithful_moves_codes_and_measures_their_volumes(whole_heart):
     settings = json.loads((whole_heart[0] / "settings.json").read_text())
     assert settings["magnitude_weight"] > 0
     assert "change_start" not in settings  # it follows the number of epochs, which a resumed training may raise
-    assert "reader" in torch.load(whole_heart[0] / "last.pt", weights_only=True)
+    state = torch.load(whole_heart[0] / "last.pt", weights_only=True)
+    assert "reader" in state
+    lengths = state["network"]["encoder.linear.weight"].norm(dim=1)
+    assert lengths[6:].min() > 10 * lengths[:6].max()  # principal components where no attribute is
 
 
 def test_a_whole_heart_is_trained_and_put_back_into_the_scan(whole_heart, phantoms, tmp_path):

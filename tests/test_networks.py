@@ -116,6 +116,21 @@ def test_what_is_linear_in_the_code_adds_to_images_alone():
     assert torch.allclose(twice, 2 * once, atol=1e-4)
 
 
+def test_what_is_linear_in_the_images_adds_to_mean_codes_alone():
+    torch.manual_seed(0)
+    network = VariationalAutoencoder(8, **SMALL, norm=GROUP, image_channels=2, linear_size=4).eval()
+    values = torch.rand(3, 8, 32, 32)
+    assert not network.encoder.linear.weight.any()  # nothing to add yet
+    before = network.encode(values)
+    torch.nn.init.normal_(network.encoder.linear.weight)
+    after = network.encode(values)
+    assert (after[0] - before[0]).abs().mean() > 0.2
+    assert torch.equal(after[1], before[1])
+    shrunk = values[:, :2].unflatten(3, (4, 8)).unflatten(2, (4, 8)).mean((3, 5)).flatten(1)
+    added = network.encoder.linear(shrunk / 32**0.5)
+    assert torch.allclose(after[0] - before[0], added - network.encoder.linear.bias, atol=1e-4)
+
+
 def test_maps_add_no_weights_to_those_of_their_channels():
     with_maps = VariationalAutoencoder(8, **SMALL, image_channels=2).state_dict()
     assert with_maps.keys() == VariationalAutoencoder(8, **SMALL).state_dict().keys()

@@ -94,3 +94,13 @@ def test_no_more_components_than_images_have():
 def test_one_image_has_no_components():
     with pytest.raises(ValueError, match="component_images is 1: expected 2 or more, or 0"):
         PrincipalComponents(make_network(), images=1)
+
+
+def test_all_processes_get_the_components_of_the_first(monkeypatch):
+    shared = []
+    monkeypatch.setattr("scripts.components.share_weights", lambda network: shared.append(linear_weights(network)))
+    network = make_network()
+    started(network)
+    assert len(shared) == 1
+    assert all(map(torch.equal, shared[0], linear_weights(network)))
+    assert shared[0][0].any()

@@ -325,7 +325,8 @@ class VariationalAutoencoder(nn.Module):
 
     Raises:
         ValueError: for an unknown ``architecture``, when ``spatial_size`` does not fit the number of ``channels``, for
-            channels that are neither images nor three maps per slice, or for rendering without maps.
+            channels that are neither images nor three maps per slice, for rendering without maps, or for a
+            ``linear_size`` that does not divide ``spatial_size``.
     """
 
     def __init__(
@@ -355,6 +356,8 @@ class VariationalAutoencoder(nn.Module):
         # What is behind the convolutions keeps little, and computing them again within it would do so twice.
         self.encoder.checkpointing = self.decoder.checkpointing = checkpointing
         if linear_size:
+            if any(size % linear_size for size in spatial_size):
+                raise ValueError(f"linear_size {linear_size} has to divide spatial_size {list(spatial_size)}.")
             self.encoder = LinearCodes(self.encoder, images, latent_dim, linear_size)
             self.decoder = Blocks(LinearImages(self.decoder, images, latent_dim, linear_size))
             self.decoder.checkpointing = False

@@ -193,6 +193,7 @@ def test_two_processes_train_one_model_and_resume_it(prepared, phantoms, tmp_pat
     launcher = [sys.executable, *["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m"]]
     for epochs, expected in ((2, "Training for 2 epochs of 2 iterations."), (3, "after epoch 2 of 3.")):
         options = {**paths, **TINY, "max_epochs": epochs, "precision": "bfloat16", "augmentation_prob": 0.9}
+        options |= {"linear_size": 8, "component_images": 5}
         one = command("training", "train.json", "compact.json", "multi_gpu_train.json", **options)
         run = subprocess.run([*launcher, *one[2:]], cwd=ROOT, env=environment(), timeout=300, **PIPES)
         assert run.returncode == 0, run.stdout[-3000:]

@@ -12,25 +12,25 @@ from scripts.networks import VariationalAutoencoder
 RANK = 3
 
 
-def make_network():
+def make_network(latent_dim=6, linear_size=16):
     torch.manual_seed(0)
     norm = ("group", {"num_groups": 4})
-    return VariationalAutoencoder(8, (16, 16), (4, 8), 6, norm, image_channels=2, linear_size=16)
+    return VariationalAutoencoder(8, (32, 32), (4, 8), latent_dim, norm, image_channels=2, linear_size=linear_size)
 
 
 def make_items(count=20):
-    """Images that differ in three ways, and maps that are not to matter."""
+    """Images of 16x16 blocks that differ in three ways, and maps that are not to matter."""
     generator = torch.Generator().manual_seed(1)
     basis, amounts = (torch.randn(shape, generator=generator) for shape in ((RANK, 512), (count, RANK)))
-    images = (0.5 + amounts @ basis).view(count, 2, 16, 16)
-    maps = torch.rand(count, 6, 16, 16, generator=generator)
+    images = (0.5 + amounts @ basis).view(count, 2, 16, 16).repeat_interleave(2, 2).repeat_interleave(2, 3)
+    maps = torch.rand(count, 6, 32, 32, generator=generator)
     return [{"image": image} for image in torch.cat([images, maps], dim=1)]
 
 
-def started(network, noise=0.0, epoch=0, **settings):
+def started(network, noise=0.0, epoch=0, items=None, **settings):
     """Run the start of a training; gives its loader."""
     noisy = RandGaussianNoised("image", prob=1 if noise else 0, std=noise)
-    dataset = Dataset(make_items(), Compose([noisy, EnsureTyped("image", track_meta=False)]))
+    dataset = Dataset(items or make_items(), Compose([noisy, EnsureTyped("image", track_meta=False)]))
     loader = DataLoader(dataset, batch_size=8, shuffle=True)
     engine = Engine(lambda engine, batch: None)
     engine.data_loader = loader
@@ -47,12 +47,12 @@ def linear_weights(network):
 
 def test_images_come_back_from_codes_in_units_of_their_deviation():
     network = make_network()
-    started(network, reserved=2, images=20)
+    started(network, reserved=2, count=20)
     images = torch.stack([item["image"] for item in make_items()])
     with torch.no_grad():
-        codes = network.encoder.linear(network.encoder.shrink(images) / network.encoder.scale)
+        codes = network.encode(images)[0] - network.encoder.encoder(images).chunk(2, dim=1)[0]
         back = network.decoder[0].linear(codes).view(20, 2, 16, 16)
-    assert torch.allclose(back, images[:, :2], atol=1e-4)
+    assert torch.allclose(back, images[:, :2, ::2, ::2], atol=1e-4)
     assert not codes[:, :2].any()
     assert torch.allclose(codes[:, 2 : 2 + RANK].std(0), torch.ones(RANK), atol=1e-3)
     assert codes.mean(0).abs().max() < 1e-4
@@ -68,19 +68,25 @@ def test_a_resumed_training_is_left_alone():
 
 def test_the_seed_decides_and_nothing_else():
     first, second, other = make_network(), make_network(), make_network()
-    started(first, noise=0.1, seed=3, images=30)
+    started(first, noise=0.1, seed=3, count=30)
     torch.rand(7)
-    started(second, noise=0.1, seed=3, images=30)
-    started(other, noise=0.1, seed=4, images=30)
+    started(second, noise=0.1, seed=3, count=30)
+    started(other, noise=0.1, seed=4, count=30)
     assert all(map(torch.equal, linear_weights(first), linear_weights(second)))
     assert not torch.equal(linear_weights(first)[0], linear_weights(other)[0])
 
 
 def test_a_small_cohort_is_drawn_again_with_other_augmentation():
-    handler = PrincipalComponents(make_network(), images=50)
+    handler = PrincipalComponents(make_network(), count=50)
     drawn = handler.draw(started(make_network(), noise=0.1))
     assert drawn.shape == (50, 512)
     assert len(drawn.unique(dim=0)) == 50
+
+
+def test_processes_share_the_drawing(monkeypatch):
+    handler = PrincipalComponents(make_network(), count=25)
+    monkeypatch.setattr("scripts.components.idist.get_world_size", lambda: 3)
+    assert len(handler.draw(started(make_network(), noise=0.1))) == 9
 
 
 def test_no_more_components_than_images_have():
@@ -93,14 +99,40 @@ def test_no_more_components_than_images_have():
 
 def test_one_image_has_no_components():
     with pytest.raises(ValueError, match="component_images is 1: expected 2 or more, or 0"):
-        PrincipalComponents(make_network(), images=1)
+        PrincipalComponents(make_network(), count=1)
 
 
-def test_all_processes_get_the_components_of_the_first(monkeypatch):
-    shared = []
-    monkeypatch.setattr("scripts.components.share_weights", lambda network: shared.append(linear_weights(network)))
+@pytest.mark.parametrize("latent_dim", [2, 1])
+def test_without_a_free_dimension_images_start_from_their_mean(latent_dim):
+    network = make_network(latent_dim)
+    started(network, reserved=2, count=20)
+    images = torch.stack([item["image"][:2] for item in make_items()])
+    weight, bias, to_images, mean = linear_weights(network)
+    assert not any(part.any() for part in (weight, bias, to_images))
+    assert torch.allclose(mean.view(2, 16, 16), images.mean(0)[:, ::2, ::2], atol=1e-5)
+
+
+def test_images_that_are_all_alike_have_no_components():
+    mean, deviations, directions = components(torch.rand(1, 6000).expand(50, -1), 8)
+    assert len(deviations) == len(directions) == 0
+    assert mean.isfinite().all()
+
+
+def test_weights_stay_where_optimizers_and_frozen_twins_know_them():
     network = make_network()
+    parts = (network.encoder.linear, network.decoder[0].linear)
+    before = [weight.data_ptr() for part in parts for weight in part.parameters()]
     started(network)
-    assert len(shared) == 1
-    assert all(map(torch.equal, shared[0], linear_weights(network)))
-    assert shared[0][0].any()
+    assert before == [weight.data_ptr() for part in parts for weight in part.parameters()]
+
+
+def test_images_with_values_that_are_no_numbers_are_refused():
+    items = make_items()
+    items[3]["image"][0, 5, 5] = torch.nan
+    with pytest.raises(ValueError, match="training images have values that are not finite"):
+        started(make_network(), items=items)
+
+
+def test_a_network_without_linear_parts_is_refused():
+    with pytest.raises(ValueError, match="set --linear_size"):
+        PrincipalComponents(make_network(linear_size=0))

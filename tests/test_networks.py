@@ -116,6 +116,11 @@ def test_what_is_linear_in_the_code_adds_to_images_alone():
     assert torch.allclose(twice, 2 * once, atol=1e-4)
 
 
+def test_a_linear_size_that_does_not_divide_the_image_is_refused():
+    with pytest.raises(ValueError, match=r"linear_size 12 has to divide spatial_size \[32, 32\]"):
+        VariationalAutoencoder(2, **SMALL, linear_size=12)
+
+
 def test_what_is_linear_in_the_images_adds_to_mean_codes_alone():
     torch.manual_seed(0)
     network = VariationalAutoencoder(8, **SMALL, norm=GROUP, image_channels=2, linear_size=4).eval()

@@ -146,3 +146,14 @@ def test_onnx_of_a_network_with_occupancy_maps(name, tmp_path):
     module = network.decoder if name == "decoder" else network
     sample = torch.randn(4, 3) if name == "decoder" else torch.rand(4, 8, 16, 16)
     assert write_onnx(module, sample, tmp_path / f"{name}.onnx", ("pred",)) <= 1e-4
+
+
+@needs_onnx
+def test_a_network_with_linear_parts_is_exported_whole(tmp_path):
+    torch.manual_seed(0)
+    network = VariationalAutoencoder(
+        8, (40, 24), (8, 8, 8), 3, "instance", image_channels=2, rendering_channels=4, linear_size=8
+    )
+    for part in (network.encoder, network.decoder[0]):
+        torch.nn.init.normal_(part.linear.weight)
+    assert len(export_all(network, (8, 40, 24), tmp_path)) == 4

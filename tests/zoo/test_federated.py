@@ -9,7 +9,14 @@ from monai.fl.client import MonaiAlgo
 from monai.fl.utils.constants import ExtraItems, FlStatistics, ModelType, WeightType
 from monai.fl.utils.exchange_object import ExchangeObject
 
-TINY = {"channels": [8, 8, 8], "latent_dim": 8, "batch_size": 2, "perceptual_weight": 0, "warmup_epochs": 0}
+TINY = {
+    "channels": [8, 8, 8],
+    "latent_dim": 8,
+    "linear_size": 8,
+    "batch_size": 2,
+    "perceptual_weight": 0,
+    "warmup_epochs": 0,
+}
 
 
 @pytest.fixture

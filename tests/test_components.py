@@ -136,3 +136,13 @@ def test_images_with_values_that_are_no_numbers_are_refused():
 def test_a_network_without_linear_parts_is_refused():
     with pytest.raises(ValueError, match="set --linear_size"):
         PrincipalComponents(make_network(linear_size=0))
+
+
+def test_the_first_process_decides_for_all(monkeypatch):
+    shared = []
+    monkeypatch.setattr("scripts.components.share_weights", lambda network: shared.append(linear_weights(network)))
+    network = make_network()
+    started(network)
+    assert len(shared) == 1
+    assert all(map(torch.equal, shared[0], linear_weights(network)))
+    assert shared[0][0].any()

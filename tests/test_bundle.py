@@ -523,6 +523,7 @@ def test_faithful_moves_codes_and_measures_their_volumes(whole_heart):
     assert errors.min() > 0
     settings = json.loads((whole_heart[0] / "settings.json").read_text())
     assert settings["magnitude_weight"] > 0
+    assert settings["component_images"] == 16
     assert "change_start" not in settings  # it follows the number of epochs, which a resumed training may raise
     state = torch.load(whole_heart[0] / "last.pt", weights_only=True)
     assert "reader" in state

@@ -168,11 +168,9 @@ class LinearCodes(nn.Module):
     def __init__(self, encoder: nn.Module, images: int, latent_dim: int, size: int) -> None:
         super().__init__()
         self.encoder, self.images, self.size = encoder, images, size
-        self.linear = nn.Linear(images * size**2, latent_dim)
+        self.linear = zero_linear(images * size**2, latent_dim)
         # Adam moves each weight alike, and here thousands of them add up in one code.
         self.scale = self.linear.in_features**0.5
-        nn.init.zeros_(self.linear.weight)
-        nn.init.zeros_(self.linear.bias)
 
     def shrink(self, values: torch.Tensor) -> torch.Tensor:
         """The images among channels (B, C, H, W) at low resolution, (B, images * size * size)."""
@@ -201,10 +199,8 @@ class LinearImages(nn.Module):
     def __init__(self, decoder: nn.Module, images: int, latent_dim: int, size: int) -> None:
         super().__init__()
         self.decoder, self.images = decoder, images
-        self.linear = nn.Linear(latent_dim, images * size**2)
+        self.linear = zero_linear(latent_dim, images * size**2)
         self.to_images = nn.Unflatten(1, (images, size, size))
-        nn.init.zeros_(self.linear.weight)
-        nn.init.zeros_(self.linear.bias)
 
     def forward(self, codes: torch.Tensor) -> torch.Tensor:
         """Codes (B, D) to channels (B, C, H, W)."""
@@ -274,6 +270,14 @@ class RenderedHearts(nn.Module):
         hearts = blurred + self.drawing(slices).view_as(images)
         drawn = self.rim(1 - background)
         return torch.cat([(1 - drawn) * images + drawn * hearts, flat], dim=1)
+
+
+def zero_linear(in_features: int, out_features: int) -> nn.Linear:
+    """A linear map that gives nothing yet."""
+    linear = nn.Linear(in_features, out_features)
+    nn.init.zeros_(linear.weight)
+    nn.init.zeros_(linear.bias)
+    return linear
 
 
 def residual_block(in_channels: int, out_channels: int, norm: str | tuple) -> nn.Module:

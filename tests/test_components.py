@@ -27,17 +27,19 @@ def make_items(count=20):
     return [{"image": image} for image in torch.cat([images, maps], dim=1)]
 
 
-def started(network, noise=0.0, epoch=0, items=None, **settings):
-    """Run the start of a training; gives its loader."""
+def make_loader(noise=0.0, items=None):
     noisy = RandGaussianNoised("image", prob=1 if noise else 0, std=noise)
     dataset = Dataset(items or make_items(), Compose([noisy, EnsureTyped("image", track_meta=False)]))
-    loader = DataLoader(dataset, batch_size=8, shuffle=True)
+    return DataLoader(dataset, batch_size=8, shuffle=True)
+
+
+def started(network, noise=0.0, epoch=0, items=None, **settings):
+    """Run the start of a training."""
     engine = Engine(lambda engine, batch: None)
-    engine.data_loader = loader
+    engine.data_loader = make_loader(noise, items)
     engine.add_event_handler(Events.STARTED, lambda engine: setattr(engine.state, "epoch", epoch))
     PrincipalComponents(network, **settings).attach(engine)
-    engine.run(loader, max_epochs=epoch + 1)
-    return loader
+    engine.run(engine.data_loader, max_epochs=epoch + 1)
 
 
 def linear_weights(network):
@@ -78,7 +80,7 @@ def test_the_seed_decides_and_nothing_else():
 
 def test_a_small_cohort_is_drawn_again_with_other_augmentation():
     handler = PrincipalComponents(make_network(), count=50)
-    drawn = handler.draw(started(make_network(), noise=0.1))
+    drawn = handler.draw(make_loader(noise=0.1))
     assert drawn.shape == (50, 512)
     assert len(drawn.unique(dim=0)) == 50
 
@@ -86,7 +88,7 @@ def test_a_small_cohort_is_drawn_again_with_other_augmentation():
 def test_processes_share_the_drawing(monkeypatch):
     handler = PrincipalComponents(make_network(), count=25)
     monkeypatch.setattr("scripts.components.idist.get_world_size", lambda: 3)
-    assert len(handler.draw(started(make_network(), noise=0.1))) == 9
+    assert len(handler.draw(make_loader(noise=0.1))) == 9
 
 
 def test_no_more_components_than_images_have():

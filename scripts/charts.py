@@ -305,7 +305,6 @@ def _legend_below(figure: Figure, handles: Mapping, title: str) -> None:
 
 def _draw_means(axis: Axes, requested: np.ndarray, measured: np.ndarray, label: str, index: int, reach: float) -> None:
     """Mean measured change at each request with its interval, beside those of other instruments."""
-    requested = requested.round(2)  # differences of volumes, which rounding makes unequal
     at = np.unique(requested[np.isfinite(requested)])
     groups = [measured[(requested == value) & np.isfinite(measured)] for value in at]
     means = [group.mean() if len(group) else np.nan for group in groups]

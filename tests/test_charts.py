@@ -198,14 +198,6 @@ def test_means_of_changes_have_the_interval_of_a_mean(answers):
     assert (low, high) == pytest.approx(stats.t.interval(0.95, 8, known.mean(), stats.sem(known)))
 
 
-def test_the_same_request_has_one_mean(answers):
-    requested, measured = answers
-    blurred = requested + np.linspace(-1e-5, 1e-5, requested.size).reshape(requested.shape)
-    means = change_figure(blurred, measured, NAMES).axes[0].containers[0].lines[0].get_ydata()
-    exact = change_figure(requested, measured, NAMES).axes[0].containers[0].lines[0].get_ydata()
-    assert means == pytest.approx(exact, nan_ok=True)
-
-
 def test_without_any_request_there_is_an_empty_figure(answers):
     requested = np.full((2, 12, 4), np.nan)
     assert "slope –" in change_figure(requested, {"segmentation": requested}, NAMES).axes[0].get_title()

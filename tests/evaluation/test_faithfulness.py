@@ -80,6 +80,13 @@ def test_requests_beyond_the_trained_range_are_left_out_and_counted():
     assert answers.changes == [-20, -10, 10, 20]
 
 
+@pytest.mark.parametrize("kind", ["all_else_equal", "population"])
+def test_all_subjects_are_asked_for_the_very_same_changes(kind):
+    _, answers = ask(Generator(), hearts() + 1 / 3, kind=kind)
+    for change, asked in zip(answers.changes, np.moveaxis(own(answers.requested), 2, 0), strict=True):
+        assert set(asked[np.isfinite(asked)]) == {change}
+
+
 def test_without_an_allowed_request_the_reason_is_given():
     metrics, _ = ask(Generator(), changes=[500], round_trip=[])
     assert metrics["requests"]["LVEDV"]["allowed"] == 0

@@ -12,7 +12,7 @@ from ignite.engine import Engine, Events
 from monai.utils.enums import CommonKeys as Keys
 from torch.utils.data import DataLoader
 
-from scripts.distributed import gather_rows, share_weights
+from scripts.distributed import gather_rows, share_weights, sum_over_processes
 from scripts.handlers import seed_everything
 from scripts.networks import LinearCodes, LinearImages, VariationalAutoencoder
 
@@ -22,8 +22,10 @@ NOTHING = 1e-4  # of an image's length: a component with a smaller deviation is 
 class PrincipalComponents:
     """Set the linear parts of a network to principal components before the first epoch of a new training.
 
-    Each component becomes a dimension of the code, in units of its standard deviation over the training images, as
-    N(0, I) has it. Attach it behind the handler that resumes.
+    Components are those of the images at low resolution. Each becomes a dimension of the code, in units of its standard
+    deviation over the training images, as N(0, I) has it, and what it does to the images at full resolution is
+    found by least squares. The map to images keeps that: with a weight for each pixel and code it would learn the
+    patients of a small cohort by heart. Attach it behind the handler that resumes.
 
     Args:
         network: has ``LinearCodes`` and ``LinearImages``.
@@ -44,6 +46,7 @@ class PrincipalComponents:
         self.network, self.reserved, self.count, self.seed = network, reserved, count, seed
         self.to_codes: LinearCodes = network.encoder
         self.to_images: LinearImages = network.decoder[0]
+        self.to_images.linear.requires_grad_(False)
 
     def attach(self, engine: Engine) -> None:
         """Register with the trainer."""
@@ -57,22 +60,28 @@ class PrincipalComponents:
         """
         if engine.state.epoch:  # resumed
             return
-        images = gather_rows(self.draw(engine.data_loader))[: self.count].cpu()
-        if not images.isfinite().all():
+        images = self.draw(engine.data_loader)
+        rows = self.to_codes.shrink(images)
+        device = self.to_codes.linear.weight.device  # which processes talk through
+        everyone = gather_rows(rows.to(device)).cpu()
+        if not everyone.isfinite().all():
             raise ValueError("training images have values that are not finite: look for such scans, or 'run prepare'.")
-        self.assign(*components(images, max(0, self.network.latent_dim - self.reserved)))
+        mean, directions = components(everyone, max(0, self.network.latent_dim - self.reserved))
+        # Codes of components are uncorrelated and of unit variance: their least squares are plain means.
+        codes = torch.cat([(rows - mean) @ directions.T, torch.ones(len(rows), 1)], dim=1)
+        effects = sum_over_processes((codes.T @ images.flatten(1)).to(device)) / len(everyone)
+        self.assign(mean, directions, effects[:-1], effects[-1])
         share_weights(self.network)
 
     def draw(self, loader: DataLoader) -> torch.Tensor:
-        """This process's share of the images, at low resolution and on the network's device, (N, features)."""
+        """This process's share of the images, (N, images, H, W)."""
         share = -(-self.count // idist.get_world_size())
-        device = self.to_codes.linear.weight.device
         drawn: list[torch.Tensor] = []
         found = passes = 0
         while found < share:
             seed_everything(loader.dataset, self.seed, 0, passes)
             for batch in loader:
-                drawn.append(self.to_codes.shrink(batch[Keys.IMAGE].to(device).float()))
+                drawn.append(batch[Keys.IMAGE][:, : self.to_codes.images].float())
                 found += len(drawn[-1])
                 if found >= share:
                     break
@@ -80,27 +89,37 @@ class PrincipalComponents:
         return torch.cat(drawn)[:share]
 
     @torch.no_grad()
-    def assign(self, mean: torch.Tensor, deviations: torch.Tensor, directions: torch.Tensor) -> None:
-        """Take components as of ``components`` for the dimensions behind the reserved ones.
+    def assign(
+        self, mean: torch.Tensor, directions: torch.Tensor, effects: torch.Tensor, mean_image: torch.Tensor
+    ) -> None:
+        """Take components for the dimensions behind the reserved ones.
 
         In place: optimizers and frozen twins share the memory of the weights.
+
+        Args:
+            mean, directions: as of ``components``, of images at low resolution.
+            effects: what one unit of each code adds to an image, (K, pixels).
+            mean_image: (pixels,).
         """
-        rows = slice(self.reserved, self.reserved + len(directions))
-        back = directions / deviations[:, None]
+        dimensions = slice(self.reserved, self.reserved + len(directions))
         codes, images = self.to_codes.linear, self.to_images.linear
-        codes.weight[rows] = (self.to_codes.scale * back).to(codes.weight)
-        codes.bias[rows] = -(back @ mean).to(codes.bias)
-        images.weight[:, rows] = (directions * deviations[:, None]).T.to(images.weight)
-        images.bias.copy_(mean)
+        # At first, what the convolutions add is noise, and more of it than components leave to be learned.
+        self.to_codes.quiet(dimensions)
+        self.to_images.quiet()
+        codes.weight[dimensions] = (self.to_codes.scale * directions).to(codes.weight)
+        codes.bias[dimensions] = -(directions @ mean).to(codes.bias)
+        images.weight[:, dimensions] = effects.T.to(images.weight)
+        images.bias.copy_(mean_image)
 
 
-def components(values: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Mean (F,), standard deviations (K,) and directions (K, F) of the first principal components of rows (N, F).
+def components(values: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean (F,) of rows (N, F) and the directions (K, F) of their first principal components.
 
-    K is ``count`` or, where the rows have fewer, as many as there are.
+    A row less the mean, times a direction, has unit variance over the rows. K is ``count`` or, where the rows have
+    fewer components, as many as there are.
     """
     mean = values.mean(0)
     _, lengths, directions = torch.linalg.svd(values - mean, full_matrices=False)
-    deviations = lengths / (len(values) - 1) ** 0.5
+    deviations = lengths / len(values) ** 0.5
     kept = min(count, int((deviations > NOTHING * values.norm(dim=1).mean()).sum()))
-    return mean, deviations[:kept], directions[:kept]
+    return mean, directions[:kept] / deviations[:kept, None]

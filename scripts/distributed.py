@@ -34,6 +34,14 @@ def gather_rows(values: torch.Tensor) -> torch.Tensor:
     return idist.all_gather(values.contiguous())
 
 
+def sum_over_processes(values: torch.Tensor) -> torch.Tensor:
+    """The sum of what the processes have, in each of them, without gradient."""
+    values = values.detach()
+    if idist.get_world_size() == 1:
+        return values
+    return idist.all_reduce(values.clone())
+
+
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
     """Replace each gradient by its mean over the processes."""
     if idist.get_world_size() == 1:

@@ -306,8 +306,12 @@ class AutoencoderTrainer(SupervisedTrainer):
         if not weight:
             return None
         errors = self.change_loss(self._decode, codes, part.noise[MOVES])
-        self._backward(weight * errors.mean(), part, inputs=list(self.network.decoder.parameters()))
+        self._backward(weight * errors.mean(), part, inputs=self._decoder_weights())
         return errors.detach()
+
+    def _decoder_weights(self) -> list[nn.Parameter]:
+        """What of the decoder learns."""
+        return [weight for weight in self.network.decoder.parameters() if weight.requires_grad]
 
     def _attribute(self, codes: torch.Tensor, part: Part, batch: Batch) -> torch.Tensor:
         """L_attr over all pairs of the whole batch, with a gradient to the codes of this part."""
@@ -498,7 +502,7 @@ class IntrospectiveTrainer(AutoencoderTrainer):
         # The error of real images has no gradient any more: the encoder pass has given it to the decoder.
         loss = self.loss_function.decoder(outcome.real, judged.values(), scale)
         # The graph of the reconstruction leads on to the encoder, which is not to learn here.
-        self._backward(loss, part, inputs=list(self.network.decoder.parameters()))
+        self._backward(loss, part, inputs=self._decoder_weights())
         return {name: elbo.detach() for name, elbo in judged.items()}
 
     def _judge(self, fakes: Mapping[str, torch.Tensor], part: Part, for_decoder: bool = False) -> dict[str, Elbo]:

@@ -159,13 +159,14 @@ class LinearCodes(nn.Module):
     The first convolution mixes all slices of a stack into a few features, in which single slices are hard to find.
 
     Args:
-        encoder: channels (B, C, H, W), of which the first are images, to the parameters of q(z|x), (B, 2D).
+        encoder: channels (B, C, H, W), of which the first are images, to the parameters of q(z|x), (B, 2D), by blocks
+            whose last gives them.
         images: number of channels that are images; the others are not looked at.
         latent_dim: D.
         size: height and width that the images are shrunk to, in pixels.
     """
 
-    def __init__(self, encoder: nn.Module, images: int, latent_dim: int, size: int) -> None:
+    def __init__(self, encoder: Blocks, images: int, latent_dim: int, size: int) -> None:
         super().__init__()
         self.encoder, self.images, self.size = encoder, images, size
         self.linear = zero_linear(images * size**2, latent_dim)
@@ -181,32 +182,44 @@ class LinearCodes(nn.Module):
         mean, log_variance = self.encoder(values).chunk(2, dim=1)
         return torch.cat([mean + self.linear(self.shrink(values) / self.scale), log_variance], dim=1)
 
+    @torch.no_grad()
+    def quiet(self, dimensions: slice) -> None:
+        """Have the encoder add nothing to these dimensions of the mean codes, before it learns what to add."""
+        for weight in self.encoder[-1].parameters():
+            weight[dimensions] = 0
+
 
 class LinearImages(nn.Module):
-    """Add to the images of a decoder what a linear map of the code gives at low resolution, enlarged bilinearly.
+    """Add to the images of a decoder what a linear map of the code gives.
 
     How bright a scan is, where its lungs are and how many slices it has is nearly linear in a few numbers, as principal
     components show. A stack of slices takes convolutions that share a few features thousands of steps to learn that.
     ``scripts.components`` gives both linear maps these components to start from.
 
     Args:
-        decoder: codes (B, D) to channels (B, C, H, W), of which the first are images.
+        decoder: codes (B, D) to channels (B, C, H, W), of which the first are images, by blocks whose last gives them.
         images: number of channels that are images; the others stay as they are.
         latent_dim: D.
-        size: height and width of what the linear map gives, in pixels.
+        spatial_size: height and width of the images.
     """
 
-    def __init__(self, decoder: nn.Module, images: int, latent_dim: int, size: int) -> None:
+    def __init__(self, decoder: Blocks, images: int, latent_dim: int, spatial_size: Sequence[int]) -> None:
         super().__init__()
         self.decoder, self.images = decoder, images
-        self.linear = zero_linear(latent_dim, images * size**2)
-        self.to_images = nn.Unflatten(1, (images, size, size))
+        self.linear = zero_linear(latent_dim, images * spatial_size[0] * spatial_size[1])
+        self.to_images = nn.Unflatten(1, (images, *spatial_size))
 
     def forward(self, codes: torch.Tensor) -> torch.Tensor:
         """Codes (B, D) to channels (B, C, H, W)."""
         values = self.decoder(codes)
-        coarse = functional.interpolate(self.to_images(self.linear(codes)), size=values.shape[2:], mode="bilinear")
-        return torch.cat([values[:, : self.images] + coarse, values[:, self.images :]], dim=1)
+        linear = self.to_images(self.linear(codes))
+        return torch.cat([values[:, : self.images] + linear, values[:, self.images :]], dim=1)
+
+    @torch.no_grad()
+    def quiet(self) -> None:
+        """Have the decoder add nothing to the images, before it learns what to add."""
+        for weight in self.decoder[-1].parameters():
+            weight[: self.images] = 0
 
 
 class OccupancyMaps(nn.Module):
@@ -324,8 +337,8 @@ class VariationalAutoencoder(nn.Module):
         image_channels: the first so many channels are images, and the others occupancy maps, see ``scripts.views``; all
             of them, if not given.
         rendering_channels: width of a ``RenderedHearts`` at the decoder's end; 0 for none.
-        linear_size: height and width of the images of ``LinearCodes`` and ``LinearImages``, beside encoder and decoder;
-            0 for none.
+        linear_size: height and width of the images of ``LinearCodes`` beside the encoder, which ``LinearImages`` beside
+            the decoder goes with; 0 for neither.
 
     Raises:
         ValueError: for an unknown ``architecture``, when ``spatial_size`` does not fit the number of ``channels``, for
@@ -363,7 +376,7 @@ class VariationalAutoencoder(nn.Module):
             if any(size % linear_size for size in spatial_size):
                 raise ValueError(f"linear_size {linear_size} has to divide spatial_size {list(spatial_size)}.")
             self.encoder = LinearCodes(self.encoder, images, latent_dim, linear_size)
-            self.decoder = Blocks(LinearImages(self.decoder, images, latent_dim, linear_size))
+            self.decoder = Blocks(LinearImages(self.decoder, images, latent_dim, spatial_size))
             self.decoder.checkpointing = False
         if images < in_channels:
             self.decoder.append(OccupancyMaps(images))

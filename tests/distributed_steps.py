@@ -1,4 +1,4 @@
-"""Two steps of every trainer in each of the processes of ``torchrun``, or in one without it.
+"""Two steps of every trainer, and a start from components, in each process of ``torchrun``, or in one without it.
 
 ``python -m tests.distributed_steps <file>`` writes gradients, weights and terms of the first process to the file.
 """
@@ -9,7 +9,10 @@ import sys
 
 import ignite.distributed as idist
 import torch
+from ignite.engine import Engine
+from monai.data import DataLoader, Dataset
 
+from scripts.components import PrincipalComponents
 from scripts.distributed import GatheredMetric, own_rows
 from scripts.engines import AutoencoderTrainer, IntrospectiveTrainer, VAETrainer
 from scripts.losses import IntrospectiveLoss, ReconstructionLoss, VAELoss
@@ -66,6 +69,17 @@ def trainers() -> dict[str, AutoencoderTrainer]:
     return {"vae": vae(), "introspective": introspective(), "micro-batches": introspective(micro_batch_size=3)}
 
 
+def principal_components() -> dict[str, torch.Tensor]:
+    """Weights of both linear maps after a start from ten images, of which each process has its rows."""
+    generator = torch.Generator().manual_seed(2)
+    images = torch.rand(10, 2, 16, 16, generator=generator)[own_rows(10 // idist.get_world_size())]
+    network = VariationalAutoencoder(2, (16, 16), (4, 8), 6, ("group", {"num_groups": 4}), linear_size=8)
+    engine = Engine(lambda engine, batch: None)
+    engine.data_loader = DataLoader(Dataset([{"image": image} for image in images]), batch_size=3)
+    PrincipalComponents(network, reserved=2, count=10).start(engine)
+    return {key: value for key, value in network.state_dict().items() if "linear." in key}
+
+
 def uneven_metric() -> float:
     """A metric over the numbers 0 to 4, of which the last process has one and the others share the rest."""
     metric = GatheredMetric(lambda predictions, targets: float((predictions * targets).sum()), check_compute_fn=False)
@@ -89,6 +103,7 @@ def main() -> None:
             "weights": {key: parameter.detach() for key, parameter in parameters.items()},
             "terms": trainer.state.output["terms"],
         }
+    found["components"] = {"weights": principal_components()}
     found["metric"] = {"terms": {"value": torch.tensor(uneven_metric())}}
     if idist.get_rank() == 0:
         torch.save(found, sys.argv[1])

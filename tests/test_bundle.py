@@ -529,6 +529,9 @@ def test_faithful_moves_codes_and_measures_their_volumes(whole_heart):
     assert "reader" in state
     lengths = state["network"]["encoder.linear.weight"].norm(dim=1)
     assert lengths[6:].min() > 10 * lengths[:6].max()  # principal components where no attribute is
+    to_images = state["network"]["decoder.0.linear.weight"]
+    assert not to_images[:, :6].any()  # it has not learned
+    assert to_images[:, 6:].any(0).all()
 
 
 def test_a_whole_heart_is_trained_and_put_back_into_the_scan(whole_heart, phantoms, tmp_path):

@@ -38,6 +38,15 @@ def test_two_processes_make_the_steps_of_one(both, name, kind):
         assert torch.allclose(values, two[key], rtol=1e-9, atol=1e-12), key
 
 
+def test_two_processes_start_from_the_components_of_one(both):
+    one, two = (found["components"]["weights"] for found in both)
+    assert one.keys() == two.keys()
+    assert len(one) == 4
+    for key, values in one.items():
+        assert values.any(), key
+        assert torch.allclose(values, two[key], atol=1e-4), key
+
+
 def test_a_metric_gathers_what_processes_have_unevenly(both):
     assert [found["metric"]["terms"]["value"].item() for found in both] == [20, 20]
 

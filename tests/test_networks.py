@@ -114,6 +114,7 @@ def test_what_is_linear_in_the_code_adds_to_images_alone():
     once, twice = added[:, :2].chunk(2)
     assert once.abs().mean() > 0.5
     assert torch.allclose(twice, 2 * once, atol=1e-4)
+    assert torch.allclose(once, network.decoder[0].linear(codes[:3]).view(3, 2, 32, 32), atol=1e-4)  # every pixel's own
 
 
 def test_a_linear_size_that_does_not_divide_the_image_is_refused():

@@ -212,7 +212,8 @@ class Faithfulness:
             name, change = self.names[k], self.changes[r]
             allowed = model.allowed(values, name, change, self.kind).nonzero()[:, 0]
             # Of nothing: differences of volumes would be rounded, for each subject in another way.
-            expected = model.expected(torch.zeros_like(values), name, values.new_full((len(values),), change), self.kind)
+            none, amounts = torch.zeros_like(values), values.new_full((len(values),), change)
+            expected = model.expected(none, name, amounts, self.kind)
             for rows in allowed.split(self.batch_size) if len(allowed) else ():
                 yield (k, rows.cpu().numpy(), r), expected[rows].double().cpu().numpy()
 

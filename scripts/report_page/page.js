@@ -60,6 +60,7 @@
 
   const pictures = new Map();
   const differences = new Map();
+  const legend = {}; // entries by the choice that draws what they explain
 
   function picture(frame) {
     if (!pictures.has(frame)) {
@@ -366,11 +367,16 @@
       if (style !== "area") made.style.setProperty("--style", style);
       return made;
     };
-    const lines = COLORS.length
+    legend.outlines = COLORS.length
       ? [...STRUCTURES.map((name, index) => swatch(name, COLORS[index], "solid")), swatch("the same of the reconstruction", "white", "dashed")]
       : [];
-    const areas = [swatch("brighter than the reconstruction", `rgb(${BRIGHTER.join(" ")})`, "area"), swatch("darker", `rgb(${DARKER.join(" ")})`, "area")];
-    at("legend").append(...lines, ...areas);
+    legend.difference = [swatch("brighter than the reconstruction", `rgb(${BRIGHTER.join(" ")})`, "area"), swatch("darker", `rgb(${DARKER.join(" ")})`, "area")];
+    at("legend").append(...legend.outlines, ...legend.difference);
+    for (const key of Object.keys(legend)) explain(key);
+  }
+
+  function explain(key) {
+    for (const entry of legend[key]) entry.hidden = !state[key];
   }
 
   function build() {
@@ -392,6 +398,7 @@
     for (const key of ["outlines", "difference"]) {
       at(key).addEventListener("change", () => {
         state[key] = at(key).checked;
+        explain(key);
         draw();
       });
     }

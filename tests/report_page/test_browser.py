@@ -97,8 +97,12 @@ def test_another_slider_takes_the_first_one_back(page):
 
 def test_contours_and_difference_can_be_switched(page):
     press(page, "slider-LVEDV", Keys.ARROW_RIGHT)
+    assert "brighter" not in text(page, "legend")
+    assert "epicardium" in text(page, "legend")
     assert changes(page, lambda: click(page, "#outlines"))
+    assert text(page, "legend") == ""
     assert changes(page, lambda: click(page, "#difference"))
+    assert text(page, "legend").split("\n") == ["brighter than the reconstruction", "darker"]
 
 
 def test_kind_slice_scan_and_subject_can_be_chosen(page):

@@ -12,7 +12,7 @@ from ignite.engine import Engine, Events
 from monai.utils.enums import CommonKeys as Keys
 from torch.utils.data import DataLoader
 
-from scripts.distributed import gather_rows, share_weights, sum_over_processes
+from scripts.distributed import gather_rows, of_first_process, share_weights, sum_over_processes
 from scripts.handlers import seed_everything
 from scripts.networks import LinearCodes, LinearImages, VariationalAutoencoder
 
@@ -24,14 +24,14 @@ class PrincipalComponents:
 
     Components are those of the images at low resolution. Each becomes a dimension of the code, in units of its standard
     deviation over the training images, as N(0, I) has it, and what it does to the images at full resolution is
-    found by least squares. The map to images keeps that: with a weight for each pixel and code it would learn the
-    patients of a small cohort by heart. Attach it behind the handler that resumes.
+    found by least squares. The map to images keeps that and does not learn: with a weight for each pixel and code, it
+    would fit the noise of a small cohort. Attach it behind the handler that resumes.
 
     Args:
-        network: has ``LinearCodes`` and ``LinearImages``.
+        network: has ``LinearCodes`` and ``LinearImages``, whose weights need no gradient from here on.
         reserved: the first so many dimensions get no component: they are to follow attributes.
-        count: images to take the components of, augmented as the training augments; those of all processes together,
-            in as many passes over the training subjects as that takes.
+        count: images to take the components of, augmented as the training augments, in as many passes over the training
+            subjects as that takes; shared by the processes, each of which holds its share of them.
         seed: of the run.
 
     Raises:
@@ -66,38 +66,43 @@ class PrincipalComponents:
         everyone = gather_rows(rows.to(device)).cpu()
         if not everyone.isfinite().all():
             raise ValueError("training images have values that are not finite: look for such scans, or 'run prepare'.")
-        mean, directions = components(everyone, max(0, self.network.latent_dim - self.reserved))
+        found = components(everyone, max(0, self.network.latent_dim - self.reserved))
+        # Another machine's arithmetic may find another sign of a component, or one less.
+        mean, directions = (of_first_process(values.to(device)).cpu() for values in found)
         # Codes of components are uncorrelated and of unit variance: their least squares are plain means.
-        codes = torch.cat([(rows - mean) @ directions.T, torch.ones(len(rows), 1)], dim=1)
+        codes = torch.cat([(rows - mean) @ directions.T, rows.new_ones(len(rows), 1)], dim=1)
         effects = sum_over_processes((codes.T @ images.flatten(1)).to(device)) / len(everyone)
         self.assign(mean, directions, effects[:-1], effects[-1])
         share_weights(self.network)
 
     def draw(self, loader: DataLoader) -> torch.Tensor:
-        """This process's share of the images, (N, images, H, W)."""
+        """This process's share of the images, (N, images, H, W), without the other channels."""
         share = -(-self.count // idist.get_world_size())
-        drawn: list[torch.Tensor] = []
+        images = torch.empty(0)
         found = passes = 0
         while found < share:
             seed_everything(loader.dataset, self.seed, 0, passes)
             for batch in loader:
-                drawn.append(batch[Keys.IMAGE][:, : self.to_codes.images].float())
-                found += len(drawn[-1])
-                if found >= share:
+                part = batch[Keys.IMAGE][: share - found, : self.to_codes.images]
+                if not found:
+                    images = torch.empty(share, *part.shape[1:])
+                images[found : found + len(part)] = part
+                found += len(part)
+                if found == share:
                     break
             passes += 1
-        return torch.cat(drawn)[:share]
+        return images
 
     @torch.no_grad()
     def assign(
-        self, mean: torch.Tensor, directions: torch.Tensor, effects: torch.Tensor, mean_image: torch.Tensor
+        self, mean_row: torch.Tensor, directions: torch.Tensor, effects: torch.Tensor, mean_image: torch.Tensor
     ) -> None:
         """Take components for the dimensions behind the reserved ones.
 
         In place: optimizers and frozen twins share the memory of the weights.
 
         Args:
-            mean, directions: as of ``components``, of images at low resolution.
+            mean_row, directions: as of ``components``, of images at low resolution.
             effects: what one unit of each code adds to an image, (K, pixels).
             mean_image: (pixels,).
         """
@@ -107,7 +112,7 @@ class PrincipalComponents:
         self.to_codes.quiet(dimensions)
         self.to_images.quiet()
         codes.weight[dimensions] = (self.to_codes.scale * directions).to(codes.weight)
-        codes.bias[dimensions] = -(directions @ mean).to(codes.bias)
+        codes.bias[dimensions] = -(directions @ mean_row).to(codes.bias)
         images.weight[:, dimensions] = effects.T.to(images.weight)
         images.bias.copy_(mean_image)
 

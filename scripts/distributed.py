@@ -39,7 +39,12 @@ def sum_over_processes(values: torch.Tensor) -> torch.Tensor:
     values = values.detach()
     if idist.get_world_size() == 1:
         return values
-    return idist.all_reduce(values.clone())
+    return idist.all_reduce(values.clone(memory_format=torch.contiguous_format))
+
+
+def of_first_process(values: torch.Tensor) -> torch.Tensor:
+    """The first process's values, in each of them, whatever shape these have there."""
+    return idist.broadcast(values.contiguous(), safe_mode=True) if idist.get_world_size() > 1 else values
 
 
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:

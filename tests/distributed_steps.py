@@ -6,13 +6,14 @@
 from __future__ import annotations
 
 import sys
+from unittest.mock import patch
 
 import ignite.distributed as idist
 import torch
 from ignite.engine import Engine
 from monai.data import DataLoader, Dataset
 
-from scripts.components import PrincipalComponents
+from scripts.components import PrincipalComponents, components
 from scripts.distributed import GatheredMetric, own_rows
 from scripts.engines import AutoencoderTrainer, IntrospectiveTrainer, VAETrainer
 from scripts.losses import IntrospectiveLoss, ReconstructionLoss, VAELoss
@@ -69,14 +70,24 @@ def trainers() -> dict[str, AutoencoderTrainer]:
     return {"vae": vae(), "introspective": introspective(), "micro-batches": introspective(micro_batch_size=3)}
 
 
+def mirrored(values: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Components of other signs, without the last one."""
+    mean, directions = components(values, count)
+    return mean, -directions[:-1]
+
+
 def principal_components() -> dict[str, torch.Tensor]:
-    """Weights of both linear maps after a start from ten images, of which each process has its rows."""
+    """Weights of both linear maps after a start from ten images, of which each process has its rows.
+
+    Processes but the first find components of other signs, and one less, as another machine's arithmetic may.
+    """
     generator = torch.Generator().manual_seed(2)
     images = torch.rand(10, 2, 16, 16, generator=generator)[own_rows(10 // idist.get_world_size())]
     network = VariationalAutoencoder(2, (16, 16), (4, 8), 6, ("group", {"num_groups": 4}), linear_size=8)
     engine = Engine(lambda engine, batch: None)
     engine.data_loader = DataLoader(Dataset([{"image": image} for image in images]), batch_size=3)
-    PrincipalComponents(network, reserved=2, count=10).start(engine)
+    with patch("scripts.components.components", components if idist.get_rank() == 0 else mirrored):
+        PrincipalComponents(network, reserved=2, count=10).start(engine)
     return {key: value for key, value in network.state_dict().items() if "linear." in key}
 
 

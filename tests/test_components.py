@@ -34,6 +34,12 @@ def make_loader(noise=0.0, items=None):
     return DataLoader(dataset, batch_size=8, shuffle=True)
 
 
+def heads(network):
+    """Weights of the last blocks of the convolutions on both sides."""
+    parts = (network.encoder.encoder[-1], network.decoder[0].decoder[-1])
+    return [weight.detach().clone() for part in parts for weight in part.parameters()]
+
+
 def started(network, noise=0.0, epoch=0, items=None, **settings):
     """Run the start of a training."""
     engine = Engine(lambda engine, batch: None)
@@ -63,6 +69,18 @@ def test_images_come_back_from_codes_in_units_of_their_deviation(architecture):
     assert not network.encoder.linear.weight[2 + RANK :].any()  # rounding is no component
 
 
+def test_convolutions_keep_what_components_have_no_part_in():
+    network = make_network()
+    before = heads(network)
+    started(network, reserved=2, count=20)
+    (codes, codes_bias, channels, channels_bias), kept = heads(network), [slice(0, 2), slice(2 + RANK, None)]
+    for rows in kept:  # attributes, what has no component, log-variances
+        assert torch.equal(codes[rows], before[0][rows])
+        assert torch.equal(codes_bias[rows], before[1][rows])
+    assert torch.equal(channels[2:], before[2][2:])  # maps
+    assert torch.equal(channels_bias[2:], before[3][2:])
+
+
 def test_a_resumed_training_is_left_alone():
     network = make_network()
     before = linear_weights(network)
@@ -84,6 +102,7 @@ def test_a_small_cohort_is_drawn_again_with_other_augmentation():
     handler = PrincipalComponents(make_network(), count=50)
     drawn = handler.draw(make_loader(noise=0.1))
     assert drawn.shape == (50, 2, 32, 32)
+    assert drawn.untyped_storage().nbytes() == 50 * 2 * 32**2 * 4  # and no maps behind it
     assert len(drawn.unique(dim=0)) == 50
 
 

@@ -233,6 +233,21 @@ def test_checkpointing_changes_nothing_but_memory(linear_size, norm, architectur
     assert numbers(other_output) == pytest.approx(numbers(output), rel=1e-10)
 
 
+@pytest.mark.parametrize("micro_batch_size", [None, 2])
+def test_what_is_frozen_does_not_learn_and_changes_no_gradient(micro_batch_size):
+    results = []
+    for frozen in (False, True):
+        torch.manual_seed(0)
+        network = VariationalAutoencoder(2, (16, 16), (4, 8), 6, ("group", {"num_groups": 4}), linear_size=4).double()
+        network.decoder[0].linear.requires_grad_(not frozen)
+        one_step(make_introspective, network, micro_batch_size=micro_batch_size)
+        results.append({name: weight.grad for name, weight in network.named_parameters()})
+    learning, frozen = results
+    none = {name for name, gradient in frozen.items() if gradient is None}
+    assert none == {"decoder.0.linear.weight", "decoder.0.linear.bias"}
+    assert all(torch.allclose(frozen[name], learning[name], atol=1e-12) for name in learning.keys() - none)
+
+
 @pytest.mark.parametrize("norm", ["batch", ("group", {"num_groups": 4})])
 def test_compiling_changes_nothing_but_speed(norm):
     torch.compiler.reset()

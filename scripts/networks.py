@@ -7,7 +7,8 @@ dimensions instead of three. Any method can train either.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -68,11 +69,13 @@ class Encoder(Blocks):
 
 
 class Decoder(Blocks):
-    """z to image: residual blocks with nearest-neighbor upsampling, then a 5x5 convolution without activation.
+    """z to image: residual blocks with upsampling, then a 5x5 convolution without activation.
 
     Args:
         out_channels: channels of the image.
         spatial_size, channels, latent_dim, norm: as those of the encoder that it mirrors.
+        interp_mode: of the upsampling, ``nearest`` as in Soft-IntroVAE, or ``bilinear``: after nearest neighbors,
+            convolutions are long to learn not to draw stripes of two and four pixels.
     """
 
     def __init__(
@@ -82,6 +85,7 @@ class Decoder(Blocks):
         channels: Sequence[int],
         latent_dim: int,
         norm: str | tuple,
+        interp_mode: str = "nearest",
     ) -> None:
         coarse = coarse_size(spatial_size, channels)
         layers: list[nn.Module] = [
@@ -92,7 +96,7 @@ class Decoder(Blocks):
         width = channels[-1]
         for narrow in reversed(channels):
             upsample = UpSample(
-                2, narrow, narrow, 2, mode="nontrainable", pre_conv=None, interp_mode="nearest", align_corners=None
+                2, narrow, narrow, 2, mode="nontrainable", pre_conv=None, interp_mode=interp_mode, align_corners=None
             )
             layers += [residual_block(width, narrow, norm), upsample]
             width = narrow
@@ -315,8 +319,9 @@ def coarse_size(spatial_size: Sequence[int], channels: Sequence[int]) -> torch.S
     return torch.Size(size // factor for size in spatial_size)
 
 
-ARCHITECTURES: dict[str, tuple[type[Blocks], type[Blocks]]] = {
+ARCHITECTURES: dict[str, tuple[Callable[..., Blocks], Callable[..., Blocks]]] = {
     "residual": (Encoder, Decoder),
+    "bilinear": (Encoder, partial(Decoder, interp_mode="bilinear")),
     "plain": (PlainEncoder, PlainDecoder),
 }
 
@@ -332,7 +337,8 @@ class VariationalAutoencoder(nn.Module):
         channels: feature channels, coarsest last.
         latent_dim: dimensions of z; the first ones are those regularized by attributes.
         norm: MONAI normalization, by name or (name, arguments).
-        architecture: ``residual`` (Soft-IntroVAE) or ``plain`` (Attri-VAE).
+        architecture: ``residual`` (Soft-IntroVAE), ``bilinear`` (the same with bilinear upsampling) or ``plain``
+            (Attri-VAE).
         checkpointing: keep less for the gradient and compute it again, see ``Blocks``.
         image_channels: the first so many channels are images, and the others occupancy maps, see ``scripts.views``; all
             of them, if not given.

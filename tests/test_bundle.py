@@ -451,6 +451,25 @@ def test_a_method_is_that_of_the_paper(overlay, architecture, gamma):
     assert tuple(parser.get_parsed_content(key) for key in keys) == (architecture, gamma, *numbers)
 
 
+@pytest.mark.parametrize(
+    ("overlays", "warmup", "expected"),
+    [
+        ([], 70, 70),
+        ([], 80, 0),
+        (["attri_vae.json"], 70, 0),
+        (["faithful.json"], 70, 70),
+        (["faithful.json"], 80, 31),
+        (["faithful.json"], 20, 31),
+    ],
+)
+def test_no_weights_are_kept_from_before_all_terms_count(overlays, warmup, expected):
+    """What is all warm-up is judged by it; the change term of faithful.json has its weight after 31 of 80 epochs."""
+    parser = parse("train.json", "compact.json", *overlays, max_epochs=80, warmup_epochs=warmup)
+    assert parser.get_parsed_content("forgotten_epochs") == expected
+    handlers = {handler["_target_"]: handler for handler in parser.get("train#handlers")}
+    assert handlers["scripts.checkpoint.TrainingCheckpoint"]["warmup_epochs"] == "@forgotten_epochs"
+
+
 @pytest.mark.parametrize("compact", [[], ["compact.json"]])
 def test_one_overlay_makes_the_comparison_fair(compact):
     vae, ours = parse("train.json", *compact, "attri_vae.json", "residual.json"), parse("train.json", *compact)

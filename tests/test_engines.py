@@ -212,7 +212,7 @@ def test_micro_batches_change_nothing_but_memory(make, size):
     assert torch.equal(output["image"], other_output["image"])
 
 
-@pytest.mark.parametrize("architecture", ["residual", "plain"])
+@pytest.mark.parametrize("architecture", ["residual", "bilinear", "plain"])
 @pytest.mark.parametrize("norm", ["batch", ("group", {"num_groups": 4})])
 @pytest.mark.parametrize("linear_size", [0, 4])
 def test_checkpointing_changes_nothing_but_memory(linear_size, norm, architecture):

@@ -117,6 +117,18 @@ def test_what_is_linear_in_the_code_adds_to_images_alone():
     assert torch.allclose(once, network.decoder[0].linear(codes[:3]).view(3, 2, 32, 32), atol=1e-4)  # every pixel's own
 
 
+def test_bilinear_upsampling_leaves_fewer_stripes():
+    """Power of stripes of about two pixels, of all power, in what a new decoder draws."""
+    shares = {}
+    for architecture in ("residual", "bilinear"):
+        torch.manual_seed(0)
+        network = VariationalAutoencoder(2, **SMALL, norm=GROUP, architecture=architecture).eval()
+        with torch.no_grad():
+            power = torch.fft.rfft(network.decode(torch.randn(20, 10))).abs().square()[..., 1:].mean((0, 1, 2))
+        shares[architecture] = power[13:].sum() / power.sum()
+    assert shares["bilinear"] < 0.8 * shares["residual"]
+
+
 def test_a_linear_size_that_does_not_divide_the_image_is_refused():
     with pytest.raises(ValueError, match=r"linear_size 12 has to divide spatial_size \[32, 32\]"):
         VariationalAutoencoder(2, **SMALL, linear_size=12)
@@ -178,7 +190,7 @@ def test_size_that_cannot_be_halved_is_refused(architecture):
 
 
 def test_unknown_architecture_is_refused():
-    with pytest.raises(ValueError, match="architecture 'plane' is unknown; choose one of residual, plain"):
+    with pytest.raises(ValueError, match="architecture 'plane' is unknown; choose one of residual, bilinear, plain"):
         VariationalAutoencoder(**SMALL, architecture="plane")
 
 

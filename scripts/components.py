@@ -9,13 +9,16 @@ from __future__ import annotations
 import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
+from monai.networks.layers import GaussianFilter
 from monai.utils.enums import CommonKeys as Keys
+from torch.nn import functional
 from torch.utils.data import DataLoader
 
 from scripts.distributed import gather_rows, of_first_process, share_weights, sum_over_processes
 from scripts.handlers import seed_everything
-from scripts.networks import LinearCodes, LinearImages, VariationalAutoencoder
+from scripts.networks import RIM, LinearCodes, LinearImages, VariationalAutoencoder
 
+FILL = 1 / 8  # of an image's width: standard deviation of the blur that reaches from a heart's rim to its middle
 NOTHING = 1e-4  # of an image's length: a component with a smaller deviation is rounding
 
 
@@ -24,8 +27,9 @@ class PrincipalComponents:
 
     Components are those of the images at low resolution. Each becomes a dimension of the code, in units of its standard
     deviation over the training images, as N(0, I) has it, and what it does to the images at full resolution is
-    found by least squares. The map to images keeps that and does not learn: with a weight for each pixel and code, it
-    would fit the noise of a small cohort. Attach it behind the handler that resumes.
+    found by least squares. Hearts are left out of that, since what attributes move must not stand there twice. The
+    map to images keeps it and does not learn: with a weight for each pixel and code, it would fit the noise of
+    a small cohort. Attach it behind the handler that resumes.
 
     Args:
         network: has ``LinearCodes`` and ``LinearImages``, whose weights need no gradient from here on.
@@ -60,8 +64,7 @@ class PrincipalComponents:
         """
         if engine.state.epoch:  # resumed
             return
-        images = self.draw(engine.data_loader)
-        rows = self.to_codes.shrink(images)
+        rows, surroundings = self.draw(engine.data_loader)
         device = self.to_codes.linear.weight.device  # which processes talk through
         everyone = gather_rows(rows.to(device)).cpu()
         if not everyone.isfinite().all():
@@ -71,27 +74,29 @@ class PrincipalComponents:
         mean, directions = (of_first_process(values.to(device)).cpu() for values in found)
         # Codes of components are uncorrelated and of unit variance: their least squares are plain means.
         codes = torch.cat([(rows - mean) @ directions.T, rows.new_ones(len(rows), 1)], dim=1)
-        effects = sum_over_processes((codes.T @ images.flatten(1)).to(device)) / len(everyone)
+        effects = sum_over_processes((codes.T @ surroundings.flatten(1)).to(device)) / len(everyone)
         self.assign(mean, directions, effects[:-1], effects[-1])
         share_weights(self.network)
 
-    def draw(self, loader: DataLoader) -> torch.Tensor:
-        """This process's share of the images, (N, images, H, W), without the other channels."""
-        share = -(-self.count // idist.get_world_size())
-        images = torch.empty(0)
+    def draw(self, loader: DataLoader) -> tuple[torch.Tensor, torch.Tensor]:
+        """This process's share of the images, at low resolution (N, features), and without hearts (N, images, H, W)."""
+        share, count = -(-self.count // idist.get_world_size()), self.to_codes.images
+        rows: list[torch.Tensor] = []
+        surroundings = torch.empty(0)
         found = passes = 0
         while found < share:
             seed_everything(loader.dataset, self.seed, 0, passes)
             for batch in loader:
-                part = batch[Keys.IMAGE][: share - found, : self.to_codes.images]
+                values = batch[Keys.IMAGE][: share - found].float()
                 if not found:
-                    images = torch.empty(share, *part.shape[1:])
-                images[found : found + len(part)] = part
-                found += len(part)
+                    surroundings = torch.empty(share, count, *values.shape[2:])
+                rows.append(self.to_codes.shrink(values).cpu())
+                surroundings[found : found + len(values)] = without_hearts(values, count)
+                found += len(values)
                 if found == share:
                     break
             passes += 1
-        return images
+        return torch.cat(rows), surroundings
 
     @torch.no_grad()
     def assign(
@@ -115,6 +120,23 @@ class PrincipalComponents:
         codes.bias[dimensions] = -(directions @ mean_row).to(codes.bias)
         images.weight[:, dimensions] = effects.T.to(images.weight)
         images.bias.copy_(mean_image)
+
+
+def without_hearts(values: torch.Tensor, images: int) -> torch.Tensor:
+    """Images (B, images, H, W) with what is around their hearts in the place of hearts, as smooth as that needs.
+
+    Args:
+        values: channels (B, C, H, W), of which the first are images, and the others three maps per slice: without these
+            the images stay as they are.
+        images: number of channels that are images.
+    """
+    found, maps = values[:, :images], values[:, images:]
+    if not maps.shape[1]:
+        return found
+    hearts = functional.max_pool2d(maps.unflatten(1, (images, 3)).sum(2), 2 * RIM + 1, stride=1, padding=RIM)
+    blur = GaussianFilter(2, FILL * found.shape[-1])
+    around = blur(found * (1 - hearts)) / blur(1 - hearts).clamp(min=torch.finfo(found.dtype).tiny)
+    return (1 - hearts) * found + hearts * around
 
 
 def components(values: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -6,8 +6,8 @@ from ignite.engine import Engine, Events
 from monai.data import DataLoader, Dataset
 from monai.transforms import Compose, EnsureTyped, RandGaussianNoised
 
-from scripts.components import PrincipalComponents, components
-from scripts.networks import VariationalAutoencoder
+from scripts.components import PrincipalComponents, components, without_hearts
+from scripts.networks import RIM, VariationalAutoencoder
 
 RANK = 3
 
@@ -20,11 +20,11 @@ def make_network(latent_dim=6, linear_size=16, architecture="residual"):
 
 
 def make_items(count=20):
-    """Images that differ in three ways, in their blocks of four pixels and within, and maps that are not to matter."""
+    """Images that differ in three ways, in their blocks of four pixels and within, and maps that show no heart."""
     generator = torch.Generator().manual_seed(1)
     basis, amounts = (torch.randn(shape, generator=generator) for shape in ((RANK, 2048), (count, RANK)))
     images = (0.5 + amounts @ basis).view(count, 2, 32, 32)
-    maps = torch.rand(count, 6, 32, 32, generator=generator)
+    maps = torch.zeros(count, 6, 32, 32)
     return [{"image": image} for image in torch.cat([images, maps], dim=1)]
 
 
@@ -100,10 +100,11 @@ def test_the_seed_decides_and_nothing_else():
 
 def test_a_small_cohort_is_drawn_again_with_other_augmentation():
     handler = PrincipalComponents(make_network(), count=50)
-    drawn = handler.draw(make_loader(noise=0.1))
-    assert drawn.shape == (50, 2, 32, 32)
-    assert drawn.untyped_storage().nbytes() == 50 * 2 * 32**2 * 4  # and no maps behind it
-    assert len(drawn.unique(dim=0)) == 50
+    rows, images = handler.draw(make_loader(noise=0.1))
+    assert images.shape == (50, 2, 32, 32)
+    assert images.untyped_storage().nbytes() == 50 * 2 * 32**2 * 4  # and no maps behind it
+    assert rows.shape == (50, 512)
+    assert len(rows.unique(dim=0)) == 50
 
 
 def test_the_map_to_images_does_not_learn():
@@ -116,7 +117,45 @@ def test_the_map_to_images_does_not_learn():
 def test_processes_share_the_drawing(monkeypatch):
     handler = PrincipalComponents(make_network(), count=25)
     monkeypatch.setattr("scripts.components.idist.get_world_size", lambda: 3)
-    assert len(handler.draw(make_loader(noise=0.1))) == 9
+    assert [len(values) for values in handler.draw(make_loader(noise=0.1))] == [9, 9]
+
+
+@pytest.fixture
+def hearts():
+    """Of one slice: an image, maps of a square of half myocardium and half RV, and where that is, with its rim."""
+    image, maps, place = torch.rand(1, 1, 32, 32), torch.zeros(1, 3, 32, 32), torch.zeros(32, 32, dtype=torch.bool)
+    maps[:, 1:, 10:20, 12:24] = 0.5
+    place[10 - RIM : 20 + RIM, 12 - RIM : 24 + RIM] = True
+    return image, maps, place
+
+
+def test_hearts_give_way_to_what_is_around_them(hearts):
+    image, maps, place = hearts
+    filled = without_hearts(torch.cat([image, maps], dim=1), 1)
+    assert torch.equal(filled[..., ~place], image[..., ~place])
+    other = torch.where(place, 5.0, image)
+    assert torch.equal(without_hearts(torch.cat([other, maps], dim=1), 1), filled)
+    assert filled[..., place].std() < 0.2 * image[..., place].std()
+    assert (filled[..., place].mean() - image[..., ~place].mean()).abs() < 0.05
+
+
+def test_where_all_is_heart_or_nothing_is_known_of_it_numbers_stay_finite(hearts):
+    image, maps, _ = hearts
+    assert without_hearts(torch.cat([image, torch.full_like(maps, 1 / 3)], dim=1), 1).isfinite().all()
+    assert torch.equal(without_hearts(image, 1), image)
+
+
+def test_the_map_to_images_has_no_hearts():
+    items = make_items()
+    for item in items:
+        item["image"][2:, 10:20, 12:24] = 1 / 3
+    network = make_network()
+    started(network, count=20, items=items)
+    values = torch.stack([item["image"] for item in items])
+    with torch.no_grad():
+        back = network.decode(network.encode(values)[0])[:, :2]
+    assert torch.allclose(back, without_hearts(values, 2), atol=1e-4)
+    assert not torch.allclose(back, values[:, :2], atol=0.1)
 
 
 def test_no_more_components_than_images_have():

@@ -66,7 +66,7 @@ def reconstruction_figure(
     subjects, aspect, scans = len(images), _aspect(images, view), list(pictures(images, view))
     predictions = {method: list(pictures(values.to(images), view)) for method, values in methods.items()}
     blocks, rows = [1, *[2] * len(methods)], 1 + 2 * len(methods)
-    bottom = 1.0 if view.mapped else 0.85
+    bottom = 1.15 if view.mapped else 0.85
     figure, axes = _grid(blocks * len(scans), [len(view.phases)] * subjects, aspect, left=0.5, bottom=bottom)
     called = names or [*ascii_uppercase[:subjects], *range(len(ascii_uppercase) + 1, subjects + 1)]
     _headers(figure, axes[0], [f"subject {name}" for name in called], [*view.phases] * subjects)
@@ -80,7 +80,8 @@ def reconstruction_figure(
             _row(shown, prediction.images, "reconstruction", maps=prediction.maps)
             _row(wrong, prediction.images - scan.images, "difference", limits=limits)
             _side_title(figure, shown[0], wrong[0], method)
-    _difference_bar(figure, axes[-1, 0], f"\n{OUTLINE_NOTE}" if view.mapped else "")
+    outlines = OUTLINE_NOTE.replace(": ", ":\n")  # one subject's row is narrow
+    _difference_bar(figure, axes[-1, 0], f"\n{outlines}" if view.mapped else "")
     return figure
 
 
@@ -237,9 +238,10 @@ def number(value: float) -> str:
 
 
 def traversal(network: VariationalAutoencoder, codes: torch.Tensor, dimension: int) -> torch.Tensor:
-    """Images (steps, C, H, W) along one dimension through the mean code."""
+    """Images (steps, C, H, W) along one dimension through the mean code; of one code, in units of the prior."""
     walk = codes.mean(0).repeat(len(STEPS), 1)
-    walk[:, dimension] += torch.tensor(STEPS, device=codes.device) * codes[:, dimension].std()
+    spread = codes[:, dimension].std() if len(codes) > 1 else 1.0
+    walk[:, dimension] += torch.tensor(STEPS, device=codes.device) * spread
     with torch.no_grad():
         return network.decode(walk)
 

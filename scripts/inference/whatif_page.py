@@ -35,7 +35,8 @@ from scripts.storage import atomic_path
 from scripts.views import View
 
 COLUMNS = ("scan", "before", "after", "after − before")
-LEFT, TOP, BOTTOM = 0.45, 0.75, 1.9  # inches around the images
+LEFT, TOP, BOTTOM = 0.45, 1.45, 1.15  # inches around the images: above are the title and what is wrong, below notes
+LINE = 0.16  # inches
 CELL, PAD = 1.4, 0.04  # inches of an image, and between two
 CHART = (7.2, 7.95)  # inches from the left: where the range of volumes begins and ends
 NUMBERS = {"mask": 8.3, "before": 8.72, "asked": 9.12, "after": 9.48, "change": 9.94}  # right edges from the left
@@ -64,7 +65,7 @@ def page_figure(answer: Answer, view: View, warning: str = "") -> Figure:
     numbers = ROW * (len(answer.before) + len(ejection(answer))) + 1.2
     figure = Figure(figsize=(WIDTH, TOP + BOTTOM + max(len(names) * (CELL + PAD), numbers)), dpi=DPI)
     text(figure, LEFT, 0.25, title(answer), fontsize=LARGE + 2, weight="bold")
-    text(figure, LEFT, 0.46, warning, fontsize=NORMAL, weight="bold", color=WARNING)
+    tell_state(figure, answer, warning)
     hearts = answer.result.image, answer.result.reconstruction, answer.image
     rows = list(zip(*(picture_rows(heart, view) for heart in hearts), strict=True))
     for row, parts in enumerate(rows):
@@ -228,19 +229,25 @@ def legend_handles() -> list[Line2D | Rectangle]:
     ]
 
 
+def tell_state(figure: Figure, answer: Answer, warning: str) -> None:
+    """What is wrong with the model, the answer or the scan: before anybody looks at the pictures."""
+    warnings = "\n".join(filter(None, (warning, warning_of(answer))))
+    text(figure, LEFT, 0.38, warnings, fontsize=NORMAL, va="top", weight="bold", color=WARNING)
+    top = 0.42 + LINE * len(warnings.splitlines())
+    note = text(figure, LEFT, top, range_sentence(answer.result), fontsize=NORMAL, va="top")
+    if answer.result.novelty.out_of_range:
+        note.set(weight="bold", bbox={"boxstyle": "square,pad=0.35", "facecolor": "white", "linewidth": 2})
+
+
 def notes(figure: Figure, answer: Answer, view: View) -> None:
-    """What one has to know to read the page, and what is wrong with it."""
+    """What one has to know to read the page."""
     height = figure.get_figheight()
     lines = ["Before is the model's reconstruction, after is no scan of anybody; mask: measured on the scan's mask."]
     if view.mapped:
         lines.append(f"{OUTLINE_NOTE} Dashed, on the heart after: those before.")
     if answer.by_maps:
         lines.append("Volumes before and after are those of the decoded maps.")
-    text(figure, LEFT, height - 1.25, "\n".join(lines), fontsize=SMALL, va="center")
-    text(figure, LEFT, height - 0.87, warning_of(answer), fontsize=NORMAL, va="center", weight="bold", color=WARNING)
-    note = text(figure, LEFT, height - 0.53, range_sentence(answer.result), fontsize=NORMAL, va="center")
-    if answer.result.novelty.out_of_range:
-        note.set(weight="bold", bbox={"boxstyle": "square,pad=0.35", "facecolor": "white", "linewidth": 2})
+    text(figure, LEFT, height - 0.5, "\n".join(lines), fontsize=SMALL, va="center")
     text(figure, LEFT, height - 0.12, FOOTER, fontsize=SMALL, va="center", color="0.35")
 
 

@@ -102,14 +102,15 @@ def test_one_subject_of_a_folder_gets_a_target_in_the_population(model, phantoms
         ([], {"attribute": "LVEDV", "change": 20, "target": 1}, "either --change or --target, in mL; both are given"),
         ([], {"attribute": "LVEF", "change": 5}, "not trained on attribute 'LVEF'; it has LVEDV, RVEDV, MyoEDV"),
         (["sivae.json"], {"attribute": "LVEDV", "change": 5}, "trained without attribute loss"),
+        ([], {"attribute": "LVEDV", "change": 5, "ckpt_path": "no/model.pt"}, "'no/model.pt' does not exist"),
     ],
 )
 def test_what_cannot_be_asked_is_said_before_anything_is_loaded(files, keys, message, model):
-    keys = keys | CROP | HEART | {"ckpt_path": str(model / "model.pt")}
+    keys = {"ckpt_path": str(model / "model.pt")} | keys | CROP | HEART
     config = parse("inference.json", *FILES, *files, "whatif.json", **keys)
-    _, request, attribute, weights, *_ = config["whatif"]
-    assert "load_weights" in weights
-    config["first"] = [request, attribute]
+    first = config["whatif"][1:4]
+    assert not any("load_weights" in step for step in first)
+    config["first"] = first
     assert message in "".join(map(str, errors(config, "first")))
 
 

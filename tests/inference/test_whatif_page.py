@@ -72,6 +72,20 @@ def test_a_scan_out_of_range_and_a_bad_model_are_told():
     assert "This model has a flaw." in texts("This model has a flaw.")
 
 
+def test_what_is_wrong_stands_above_the_pictures():
+    view = View()  # with which nothing is measured: the most there is to say
+    shown = answer(view=view, outside=True, missed=7.0, moved=2.5)
+    figure = page_figure(shown, view, "This model has a flaw.")
+    figure.canvas.draw()
+    images = max(axis.title.get_window_extent().y1 for axis in figure.axes)
+    starts = ("This model has a flaw.", "SCAN OUT OF RANGE")
+    told = [text for text in figure.texts if text.get_text().startswith(starts)]
+    assert len(told) == 2
+    assert "NOT FULFILLED" in told[0].get_text()
+    assert all(text.get_window_extent().y0 > images for text in told)
+    assert told[0].get_window_extent().y0 > told[1].get_window_extent().y1
+
+
 def test_numbers_that_are_not_measured_are_told():
     assert any("those of the decoded maps" in text for text in texts())
     warned = texts(view=View(), missed=6.0, moved=2.5)

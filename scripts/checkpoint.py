@@ -91,15 +91,21 @@ def load_weights(network: nn.Module, path: str | os.PathLike, settings: Mapping[
     return network
 
 
-def refuse_other_settings(known: Mapping[str, Any], asked: Mapping[str, Any], path: Path) -> None:
-    """Raise ValueError naming the settings that are not those of a training."""
+def refuse_other_settings(
+    known: Mapping[str, Any], asked: Mapping[str, Any], path: Path, training: bool = False
+) -> None:
+    """Raise ValueError naming the settings that are not those of a training, and what to do in another one or else."""
     # As JSON would give them back: tuples become lists.
     other = differences(known, json.loads(json.dumps(asked)))
     if other:
+        remedy = ""
+        if training:
+            remedy = "; to train anew, name another --output_dir or set --resume False"
+        elif any(found.startswith("cohort is") for found in other):
+            remedy = "; to evaluate on another cohort, set --other_cohort True"
         raise ValueError(
             f"'{path}' shows a training with other settings: {'; '.join(other)}. Use the configs and overlays (such as "
-            "compact.json, ed.json) of that training; to train anew, name another --output_dir or set --resume False; "
-            "to evaluate on another cohort, set --other_cohort True."
+            f"compact.json, ed.json) of that training{remedy}."
         )
 
 
@@ -313,7 +319,7 @@ class TrainingCheckpoint:
                 f"'{path}' is missing, so that {LAST} beside it may be of other settings: bring it back, name another "
                 "--output_dir, or train anew with --resume False."
             )
-        refuse_other_settings(training_settings(path), self.settings, path)
+        refuse_other_settings(training_settings(path), self.settings, path, training=True)
 
     def restore(self, engine: Engine, path: Path) -> None:
         """Take up the state of ``last.pt``; the learning rates stay those of the config.

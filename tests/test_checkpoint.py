@@ -137,10 +137,12 @@ def test_what_is_not_finite_is_not_saved(tmp_path, broken):
 
 
 def test_weights_are_not_used_with_other_settings(tmp_path):
-    Run(tmp_path, [1], settings={"spacing": 1.8, "seed": 0}).run(1)
+    Run(tmp_path, [1], settings={"spacing": 1.8, "seed": 0, "cohort": "ab"}).run(1)
     load_weights(torch.nn.Linear(1, 1), tmp_path / "model.pt", {"spacing": 1.8})
-    with pytest.raises(ValueError, match=r"spacing is 2\.5, was 1\.8"):
+    with pytest.raises(ValueError, match=r"spacing is 2\.5, was 1\.8\. Use the configs [^;]* of that training\.$"):
         load_weights(torch.nn.Linear(1, 1), tmp_path / "model.pt", {"spacing": 2.5})
+    with pytest.raises(ValueError, match=r"cohort is cd, was ab.* of that training; .* set --other_cohort True\.$"):
+        load_weights(torch.nn.Linear(1, 1), tmp_path / "model.pt", {"spacing": 1.8, "cohort": "cd"})
 
 
 @pytest.mark.parametrize("content", NO_OBJECTS)

@@ -19,6 +19,7 @@ from scripts.handlers import seed_everything
 from scripts.networks import RIM, LinearCodes, LinearImages, VariationalAutoencoder
 
 FILL = 1 / 8  # of an image's width: standard deviation of the blur that reaches from a heart's rim to its middle
+FAINT = 1e-6  # share of what is not heart below which nothing is known of it
 NOTHING = 1e-4  # of an image's length: a component with a smaller deviation is rounding
 
 
@@ -133,9 +134,10 @@ def without_hearts(values: torch.Tensor, images: int) -> torch.Tensor:
     found, maps = values[:, :images], values[:, images:]
     if not maps.shape[1]:
         return found
-    hearts = functional.max_pool2d(maps.unflatten(1, (images, 3)).sum(2), 2 * RIM + 1, stride=1, padding=RIM)
+    shares = maps.unflatten(1, (images, 3)).sum(2).clamp(0, 1)  # resampled, they may add up to a little more
+    hearts = functional.max_pool2d(shares, 2 * RIM + 1, stride=1, padding=RIM)
     blur = GaussianFilter(2, FILL * found.shape[-1])
-    around = blur(found * (1 - hearts)) / blur(1 - hearts).clamp(min=torch.finfo(found.dtype).tiny)
+    around = blur(found * (1 - hearts)) / blur(1 - hearts).clamp(min=FAINT)
     return (1 - hearts) * found + hearts * around
 
 

@@ -141,7 +141,9 @@ def test_hearts_give_way_to_what_is_around_them(hearts):
 
 def test_where_all_is_heart_or_nothing_is_known_of_it_numbers_stay_finite(hearts):
     image, maps, _ = hearts
-    assert without_hearts(torch.cat([image, torch.full_like(maps, 1 / 3)], dim=1), 1).isfinite().all()
+    for share in (1 / 3, 0.3333334, 0.34):
+        filled = without_hearts(torch.cat([image, torch.full_like(maps, share)], dim=1), 1)
+        assert filled.abs().max() < 2
     assert torch.equal(without_hearts(image, 1), image)
 
 

@@ -11,12 +11,11 @@ import torch
 from ignite.engine import Engine, Events
 from monai.networks.layers import GaussianFilter
 from monai.utils.enums import CommonKeys as Keys
-from torch.nn import functional
 from torch.utils.data import DataLoader
 
 from scripts.distributed import gather_rows, of_first_process, share_weights, sum_over_processes
 from scripts.handlers import seed_everything
-from scripts.networks import RIM, LinearCodes, LinearImages, VariationalAutoencoder
+from scripts.networks import LinearCodes, LinearImages, VariationalAutoencoder, rim
 
 FILL = 1 / 8  # of an image's width: standard deviation of the blur that reaches from a heart's rim to its middle
 FAINT = 1e-6  # share of what is not heart below which nothing is known of it
@@ -135,7 +134,7 @@ def without_hearts(values: torch.Tensor, images: int) -> torch.Tensor:
     if not maps.shape[1]:
         return found
     shares = maps.unflatten(1, (images, 3)).sum(2).clamp(0, 1)  # resampled, they may add up to a little more
-    hearts = functional.max_pool2d(shares, 2 * RIM + 1, stride=1, padding=RIM)
+    hearts = rim()(shares)
     blur = GaussianFilter(2, FILL * found.shape[-1])
     around = blur(found * (1 - hearts)) / blur(1 - hearts).clamp(min=FAINT)
     return (1 - hearts) * found + hearts * around

@@ -32,6 +32,7 @@ SAMPLE_COLUMNS = 8  # images beside each other; more would be too small to judge
 # Of endocardium, epicardium and RV: told apart by people who are color-blind (Okabe & Ito), and from any gray.
 OUTLINES = ((0.90, 0.62, 0.0), (0.34, 0.71, 0.91), (0.80, 0.47, 0.65))
 OUTLINE_NOTE = "Outlines of masks and decoded maps: orange endocardium, blue epicardium, pink RV."
+NARROW_OUTLINE_NOTE = OUTLINE_NOTE.replace(": ", ":\n")
 WHITE = (1.0, 1.0, 1.0)
 FINER = 4  # times that an outline is finer than the image's pixels
 
@@ -80,8 +81,8 @@ def reconstruction_figure(
             _row(shown, prediction.images, "reconstruction", maps=prediction.maps)
             _row(wrong, prediction.images - scan.images, "difference", limits=limits)
             _side_title(figure, shown[0], wrong[0], method)
-    outlines = OUTLINE_NOTE.replace(": ", ":\n")  # one subject's row is narrow
-    _difference_bar(figure, axes[-1, 0], f"\n{outlines}" if view.mapped else "")
+    # One subject's row is narrow.
+    _difference_bar(figure, axes[-1, 0], f"\n{NARROW_OUTLINE_NOTE}" if view.mapped else "")
     return figure
 
 

@@ -269,7 +269,7 @@ class RenderedHearts(nn.Module):
         super().__init__()
         self.images = images
         self.blurred_size = [max(1, size // BLUR) for size in spatial_size]
-        self.rim = nn.MaxPool2d(2 * RIM + 1, stride=1, padding=RIM)
+        self.rim = rim()
         self.drawing = nn.Sequential(
             Convolution(2, 5, width, act=ACTIVATION, norm=None),
             Convolution(2, width, width, act=ACTIVATION, norm=None),
@@ -287,6 +287,11 @@ class RenderedHearts(nn.Module):
         hearts = blurred + self.drawing(slices).view_as(images)
         drawn = self.rim(1 - background)
         return torch.cat([(1 - drawn) * images + drawn * hearts, flat], dim=1)
+
+
+def rim() -> nn.MaxPool2d:
+    """Adds ``RIM`` pixels around them to shares of hearts (B, C, H, W)."""
+    return nn.MaxPool2d(2 * RIM + 1, stride=1, padding=RIM)
 
 
 def zero_linear(in_features: int, out_features: int) -> nn.Linear:

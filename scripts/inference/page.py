@@ -30,8 +30,8 @@ from scripts.cohort.layout import PREDICTED
 from scripts.figures import (
     DIFFERENCE_LIMIT,
     LARGE,
+    NARROW_OUTLINE_NOTE,
     NORMAL,
-    OUTLINE_NOTE,
     SMALL,
     WIDTH,
     attribute_name,
@@ -103,7 +103,7 @@ class Page:
         self.range_note = self.text(LEFT, 0.42, "", fontsize=NORMAL)
         self.text(LEFT, 0.12, FOOTER, fontsize=SMALL, color="0.35")
         if self.view.mapped:
-            self.text(LEFT, 1.17, OUTLINE_NOTE.replace(": ", ":\n"), fontsize=SMALL)
+            self.text(LEFT, 1.17, NARROW_OUTLINE_NOTE, fontsize=SMALL)
         self.difference_bar()
         for artist in self.moving():
             artist.set_animated(True)

@@ -7,6 +7,7 @@ import re
 import resource
 import signal
 import subprocess
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
@@ -35,17 +36,18 @@ def disk(tmp_path):
     subprocess.run(["umount", "-l", folder], check=True)
 
 
-def size(folder: Path) -> int:
-    """Bytes of a folder's results, or of its logs, in whole pages."""
-    files = folder.rglob("*.tfevents.*") if folder.name == "tensorboard" else results(folder)
+def size(files: Iterable[Path]) -> int:
+    """Bytes of files, in whole pages."""
     return sum(-path.stat().st_size // 4096 * -4096 for path in files)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("step", STEPS)
 def test_a_full_disk_is_told_and_nothing_is_lost(step, undisturbed, disk, tmp_path):
-    before, after = size(undisturbed.before[step]), size(undisturbed.after[step])
-    logs = size(undisturbed.before[step] / "tensorboard")  # of an inference's model, which come along
+    before, after = (size(results(folders[step])) for folders in (undisturbed.before, undisturbed.after))
+    logs = size(
+        (undisturbed.before[step] / "tensorboard").rglob("*.tfevents.*")
+    )  # of its model
     mount("-o", f"remount,size={before + logs + (after - before) // 2}", str(disk))
     copy(undisturbed.before[step], disk / "output")
     command = undisturbed.commands[step].into(disk / "output")

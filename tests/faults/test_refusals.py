@@ -45,9 +45,8 @@ def size(files: Iterable[Path]) -> int:
 @pytest.mark.parametrize("step", STEPS)
 def test_a_full_disk_is_told_and_nothing_is_lost(step, undisturbed, disk, tmp_path):
     before, after = (size(results(folders[step])) for folders in (undisturbed.before, undisturbed.after))
-    logs = size(
-        (undisturbed.before[step] / "tensorboard").rglob("*.tfevents.*")
-    )  # of its model
+    # Logs of an inference's model come along.
+    logs = size((undisturbed.before[step] / "tensorboard").rglob("*.tfevents.*"))
     mount("-o", f"remount,size={before + logs + (after - before) // 2}", str(disk))
     copy(undisturbed.before[step], disk / "output")
     command = undisturbed.commands[step].into(disk / "output")

@@ -7,6 +7,9 @@ stack; the other one reads the attributes from all images at once.
 Decoded images are smoother than scans, differently lit, and show hearts of other sizes. Instruments that have only seen
 sharp scans would measure that and not the heart; in training, scans are therefore blurred, noised, lit and zoomed at
 random.
+
+A slice of atria and one of thin-walled ventricles look alike, and a whole slice more or less is 20 mL. So the
+segmentation is told which slice of the view it sees: in made images, too, the base is where the view has it.
 """
 
 from __future__ import annotations
@@ -61,11 +64,12 @@ class PrepareSlices:
     """Single slices of a batch of subjects, each for itself, to train a segmentation with; for MONAI's engines.
 
     Args:
+        view: of the images.
         count: slices per subject, drawn at random: neighbors are alike, so that more steps teach more than more slices.
     """
 
-    def __init__(self, count: int) -> None:
-        self.count = count
+    def __init__(self, view: View, count: int) -> None:
+        self.view, self.count = view, count
 
     def __call__(
         self,
@@ -74,14 +78,22 @@ class PrepareSlices:
         non_blocking: bool = False,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Slices (B * count, 1, H, W), and the shares (B * count, 4, H, W) of each pixel that background, LV, Myo and
-        RV take."""
+        """Slices (B * count, 2, H, W), see ``placed_slices``, and the shares (B * count, 4, H, W) of each pixel that
+        background, LV, Myo and RV take."""
         parts = (batchdata[key].to(device=device, non_blocking=non_blocking, **kwargs) for key in (Keys.IMAGE, MAPS))
         image, maps = next(parts), next(parts).unflatten(1, (-1, len(STRUCTURES)))
         drawn = torch.rand(image.shape[:2]).argsort(1)[:, : self.count].to(image.device)
         rows = torch.arange(len(image), device=image.device)[:, None]
-        image, maps = image[rows, drawn].flatten(0, 1)[:, None], maps[rows, drawn].flatten(0, 1)
-        return image, torch.cat([1 - maps.sum(1, keepdim=True), maps], dim=1)
+        slices, maps = placed_slices(image, self.view)[rows, drawn].flatten(0, 1), maps[rows, drawn].flatten(0, 1)
+        return slices, torch.cat([1 - maps.sum(1, keepdim=True), maps], dim=1)
+
+
+def placed_slices(images: torch.Tensor, view: View) -> torch.Tensor:
+    """Every slice of images (B, P * S, H, W) with its place, 0 at the view's first slice and 1 at its last, as a second
+    channel: (B, P * S, 2, H, W)."""
+    count = len(view.slice_names)
+    places = torch.arange(view.images, device=images.device) % count / max(count - 1, 1)
+    return torch.stack([images, places.to(images)[:, None, None].expand_as(images)], dim=2)
 
 
 class Segmentation:
@@ -90,7 +102,7 @@ class Segmentation:
     Volumes are those of labels: the sum of shares has a larger error, to which every pixel of the background adds.
 
     Args:
-        network: slices (N, 1, H, W) to logits (N, 4, H, W) of background, LV, Myo and RV.
+        network: slices with their places (N, 2, H, W) to logits (N, 4, H, W) of background, LV, Myo and RV.
         view: of the images; its occupancy maps, if it has any, are not looked at.
         spacing: pixel size in mm.
         names: of the attributes to measure.
@@ -112,7 +124,7 @@ class Segmentation:
     def _segment(self, image: torch.Tensor) -> torch.Tensor:
         images = as_scanned(image, self.view)
         with eval_mode(self.network):
-            labels = self.network(images.flatten(0, 1)[:, None]).argmax(1)
+            labels = self.network(placed_slices(images, self.view).flatten(0, 1)).argmax(1)
         maps = one_hot(labels, CLASSES).movedim(-1, 1)[:, 1:].to(images).unflatten(0, images.shape[:2])
         return torch.cat([images, maps.flatten(1, 2)], dim=1)
 

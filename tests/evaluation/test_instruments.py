@@ -23,7 +23,7 @@ class Grays(nn.Module):
     """Labels a pixel by its gray value: 0.1 LV, 0.2 Myo, 0.3 RV."""
 
     def forward(self, slices):
-        assert slices.shape[1] == 1
+        assert slices.shape[1] == 2
         label = (slices[:, 0] * 10).round().long()
         return 30.0 * nn.functional.one_hot(label, CLASSES).movedim(-1, 1)
 
@@ -55,6 +55,18 @@ def test_the_segmentation_does_not_look_at_decoded_maps(image):
     assert torch.equal(measure(image).nan_to_num(), without(image[:, : VIEW.images]).nan_to_num())
 
 
+@pytest.mark.parametrize(("view", "places"), [(VIEW, [0, 1, 0, 1]), (View(), [0, 0])])
+def test_the_segmentation_is_told_which_slice_of_the_view_it_sees(view, places):
+    class Places(nn.Module):
+        def forward(self, slices):
+            seen.append(slices[:, 1])
+            return torch.zeros(len(slices), CLASSES, 8, 8)
+
+    seen = []
+    Segmentation(Places(), view, 10.0, NAMES).segment(torch.rand(2, view.images, 8, 8))
+    assert seen[0].amin((1, 2)).tolist() == seen[0].amax((1, 2)).tolist() == places * 2
+
+
 def test_a_new_batch_is_segmented_anew(image):
     measure = Segmentation(Grays(), VIEW, 10.0, NAMES)
     first = measure(image)
@@ -82,13 +94,14 @@ def test_slices_and_shares_belong_together(image):
     image[:, VIEW.images :] = torch.rand(2, VIEW.images * 3, 1, 1) / 3
     apart = [MapsApartd(VIEW)({"image": part}) for part in image]
     batch = {key: torch.stack([part[key] for part in apart]) for key in ("image", "maps")}
-    slices, shares = PrepareSlices(3)(batch)
-    assert (slices.shape, shares.shape) == ((6, 1, 8, 8), (6, CLASSES, 8, 8))
+    slices, shares = PrepareSlices(VIEW, 3)(batch)
+    assert (slices.shape, shares.shape) == ((6, 2, 8, 8), (6, CLASSES, 8, 8))
     assert torch.allclose(shares.sum(1), torch.ones(6, 8, 8))
     found = set()
     for row, (one, share) in enumerate(zip(slices, shares, strict=True)):
         (place,) = (k for k in range(VIEW.images) if torch.equal(image[row // 3, k], one[0]))
         assert torch.equal(share[1:], image[row // 3, VIEW.images + 3 * place :][:3])
+        assert one[1].unique().tolist() == [place % 2]
         found.add((row // 3, place))
     assert len(found) == 6  # none twice
 

@@ -11,7 +11,6 @@ Two kinds, which answer different questions:
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -33,6 +32,7 @@ TOLERANCE = 0.1  # mL: far below what a segmentation can tell
 ASKED = 2.0  # times as much as that of another attribute counts the error of the one that is asked for
 COST = 0.08  # of what an attribute gains in mL from all dimensions: that error is as bad as a move of 1 deviation
 REACH = 5.0  # standard deviations of the training codes that a dimension may move: beyond, nothing was learned
+LARGEST = 1e6  # mL: no heart has a thousandth of it
 CHUNK = 64  # codes decoded at once
 CAVITIES = (("LVEDV", "LVESV"), ("RVEDV", "RVESV"))  # the first of each is larger
 
@@ -212,8 +212,9 @@ class Counterfactuals:
         after = self.expected(values, name, amounts, kind).tolist()
         limits = self.population.low[index], self.population.high[index]
         return [
-            outside(name, before, row[index], limits) or impossible(name, dict(zip(self.names, row, strict=True)))
-            for before, row in zip(values[:, index].tolist(), after, strict=True)
+            outside(name, before[index], row[index], limits)
+            or impossible(name, *(dict(zip(self.names, each, strict=True)) for each in (before, row)))
+            for before, row in zip(values.tolist(), after, strict=True)
         ]
 
     def index(self, name: str) -> int:
@@ -269,11 +270,8 @@ def counterfactuals_of(
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value is a finite number: no truth value, and none that a float cannot hold."""
-    try:
-        return not isinstance(value, bool) and isinstance(value, int | float) and math.isfinite(value)
-    except OverflowError:
-        return False
+    """Whether a value is a number that a change may be: finite, no truth value, and none that a tensor cannot hold."""
+    return not isinstance(value, bool) and isinstance(value, int | float) and abs(value) <= LARGEST
 
 
 def check_changes(changes: Any, key: str) -> None:
@@ -303,13 +301,15 @@ def outside(name: str, before: float, after: float, limits: tuple[float, float])
     )
 
 
-def impossible(name: str, after: dict[str, float]) -> RequestError | None:
-    """Why there is no heart with these attributes, of those that a change of one can make impossible."""
+def impossible(name: str, before: dict[str, float], after: dict[str, float]) -> RequestError | None:
+    """Why there is no heart with these attributes, where a change of one, and what follows it, has made it so."""
+    changed = {each for each, value in after.items() if value != before[each]}
     for each, value in after.items():
         if each not in SIGNED and not value > 0:
             return RequestError(f"this would leave {each} at {value:.0f} mL; it has to be above 0")
     for larger, smaller in CAVITIES:
-        if name in (larger, smaller) and {larger, smaller} <= set(after) and not after[larger] > after[smaller]:
+        pair = {larger, smaller}
+        if pair & changed and pair <= set(after) and not after[larger] > after[smaller]:
             return RequestError(
                 f"{name} of {after[name]:.0f} mL is not possible: {larger} of {after[larger]:.0f} mL has to be above "
                 f"{smaller} of {after[smaller]:.0f} mL"

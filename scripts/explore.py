@@ -17,6 +17,7 @@ from scripts.cohort.attributes import UNITS
 from scripts.cohort.datalist import load_items
 from scripts.counterfactual import ALL_ELSE_EQUAL, IN_POPULATION, RequestError
 from scripts.figures import attribute_name
+from scripts.inference.answers import FAR, far_sentence
 from scripts.live_hearts import LiveHearts
 
 if TYPE_CHECKING:
@@ -106,13 +107,16 @@ class Explorer:
     # What happens on the page. A heart travels as the list of its code.
 
     def choose(self, source: str, number: float | None, outlines: bool, difference: bool) -> list[Any]:
-        """Take another heart."""
-        pick = self.hearts.subject if source == SUBJECT else self.hearts.sample
+        """Take another heart: what to know of it, and all that ``keep`` gives."""
+        number, notes = int(number or 0), []
         try:
-            code = pick(int(number or 0))
+            if source == SUBJECT:
+                code, notes = self.hearts.subject(number)
+            else:
+                code = self.hearts.sample(number)
         except ValueError as error:
             raise self.gradio.Error(str(error)) from error
-        return self.keep(code.tolist(), outlines, difference)
+        return [warnings(notes), *self.keep(code.tolist(), outlines, difference)]
 
     def keep(self, code: list, outlines: bool, difference: bool) -> list[Any]:
         """Make a heart the one that is asked: its code twice, sliders, picture, table and message."""
@@ -133,10 +137,11 @@ class Explorer:
         before, now = self.hearts.values(start), self.hearts.values(changed)
         others = [round(now[other]) for other in self.hearts.names if other != name]
         picture = self.redraw(base, changed.tolist(), outlines, difference)
+        moved = self.hearts.counterfactuals.distance(start, changed).item()
         message = (
             f"{attribute_name(name)}: {value:.0f} {UNITS.get(name, '')} asked, {now[name]:.0f} by its own account. "
             f"Found and drawn in {1000 * (time.perf_counter() - begin):.0f} ms."
-        )
+        ) + (f"\n\n**{far_sentence(moved)}**" if moved > FAR else "")
         return [changed.tolist(), *others, picture, self.hearts.table(before, now), message]
 
     def redraw(self, base: list, code: list, outlines: bool, difference: bool) -> str:
@@ -162,7 +167,7 @@ class Explorer:
         gr, names = self.gradio, self.hearts.names
         population = self.hearts.counterfactuals.population
         parts: dict[str, Any] = {"base": gr.State([]), "code": gr.State([])}
-        gr.Markdown(f"# Change a heart\n\n{NOTE}")
+        gr.Markdown(f"# Change a heart\n\n{NOTE}\n\n{warnings(self.hearts.calibration.cautions())}")
         with gr.Row():
             with gr.Column(scale=2, min_width=320):
                 sources = [SUBJECT, SAMPLE] if self.hearts.items else [SAMPLE]
@@ -185,6 +190,7 @@ class Explorer:
                 with gr.Row():
                     parts["reset"], parts["keep"] = gr.Button("Back"), gr.Button("Keep")
             with gr.Column(scale=3, min_width=340):
+                parts["notes"] = gr.Markdown(elem_id="notes")
                 parts["picture"] = gr.HTML(elem_id="picture")
                 with gr.Row():
                     mapped = bool(self.hearts.view.mapped)
@@ -199,7 +205,8 @@ class Explorer:
         shown = [parts["outlines"], parts["difference"]]
         whole = [parts["base"], parts["code"], *parts["sliders"], parts["picture"], parts["table"], parts["message"]]
         way = {"concurrency_id": "network", "concurrency_limit": 1, "show_progress": "hidden"}
-        chosen = {"fn": self.choose, "inputs": [parts["source"], parts["number"], *shown], "outputs": whole, **way}
+        chosen = {"fn": self.choose, "inputs": [parts["source"], parts["number"], *shown], **way}
+        chosen["outputs"] = [parts["notes"], *whole]
         blocks.load(**chosen, api_name="load")
         parts["source"].input(**chosen, api_name="choose")
         parts["number"].input(**chosen, api_name=False)
@@ -217,6 +224,11 @@ class Explorer:
                 trigger_mode="always_last",
                 api_name=f"ask_{name}",
             )
+
+
+def warnings(sentences: Sequence[str]) -> str:
+    """What is wrong, in Markdown."""
+    return "\n\n".join(f"**{sentence}**" for sentence in sentences)
 
 
 class ContentPolicy:

@@ -12,9 +12,11 @@ import numpy as np
 import torch
 from PIL import Image
 
+from scripts.calibration.calibration import Calibration
 from scripts.cohort.attributes import UNITS
 from scripts.counterfactual import Counterfactuals
 from scripts.figures import OUTLINES, attribute_name
+from scripts.inference.page import extent_notes, range_notes
 from scripts.report_page.pictures import FINENESS, data_uri, outline_paths
 
 KEPT = 8  # decoded hearts
@@ -30,6 +32,7 @@ class LiveHearts:
 
     Args:
         counterfactuals: of the model; its network is put into evaluation mode.
+        calibration: of the model, tells what is wrong with it, and with a scan.
         items: subjects of a datalist, known by their number, which counts from 1.
         preprocessing: an item to its ``image`` (C, H, W).
         device: of the network.
@@ -38,26 +41,33 @@ class LiveHearts:
     def __init__(
         self,
         counterfactuals: Counterfactuals,
+        calibration: Calibration,
         items: Sequence[Mapping[str, Any]],
         preprocessing: Callable[[Mapping[str, Any]], Mapping[str, Any]],
         device: str | torch.device = "cpu",
     ) -> None:
-        self.counterfactuals, self.items, self.preprocessing = counterfactuals, list(items), preprocessing
+        self.counterfactuals, self.calibration = counterfactuals, calibration
+        self.items, self.preprocessing = list(items), preprocessing
         self.network, self.view, self.device = counterfactuals.network.eval(), counterfactuals.view, device
         self.names = counterfactuals.names
         self.decoded = lru_cache(KEPT)(self._decoded)
 
     @torch.no_grad()
-    def subject(self, number: int) -> torch.Tensor:
-        """The code (1, D) of a subject.
+    def subject(self, number: int) -> tuple[torch.Tensor, list[str]]:
+        """The code (1, D) of a subject, and what to know of its scan before one trusts what is shown of it.
 
         Raises:
-            ValueError: for a number that none has.
+            ValueError: for a number that none has, or a scan of which the network gives no finite numbers.
         """
         if not 1 <= number <= len(self.items):
             raise ValueError(f"there is no subject {number}: the datalist has {len(self.items)}.")
-        image = torch.as_tensor(self.preprocessing(self.items[number - 1])["image"])
-        return self.network.encode(image[None].float().to(self.device))[0]
+        image = torch.as_tensor(self.preprocessing(self.items[number - 1])["image"]).float()
+        codes, log_variances = self.network.encode(image[None].to(self.device))
+        reconstruction = self.decode(codes)
+        if not all(part.isfinite().all() for part in (codes, log_variances, reconstruction)):
+            raise ValueError(f"the network gives values of subject {number} that are not finite (NaN or infinite).")
+        novelty = self.calibration.novelty(codes[0].cpu(), log_variances[0].cpu(), image, reconstruction)
+        return codes, [*range_notes(novelty), *extent_notes(self.view, image)]
 
     def sample(self, number: int) -> torch.Tensor:
         """A code (1, D) drawn from the prior, the same each time for a number."""
@@ -114,7 +124,7 @@ class LiveHearts:
         """Attributes before and after a request as HTML."""
         rows = [
             f"<tr><th>{html.escape(attribute_name(name))}</th><td>{start[name]:.0f}</td><td>{now[name]:.0f}</td>"
-            f"<td>{round(now[name] - start[name]):+d}</td><td>{UNITS.get(name, '')}</td></tr>"
+            f"<td>{round(now[name]) - round(start[name]):+d}</td><td>{UNITS.get(name, '')}</td></tr>"
             for name in self.names
         ]
         head = "<tr><td></td><th>before</th><th>now</th><th>change</th><td></td></tr>"

@@ -231,8 +231,24 @@ def test_a_volume_below_zero_is_refused():
 
 def test_a_signed_attribute_may_be_below_zero():
     name = next(iter(SIGNED))
-    assert impossible(name, {name: -5.0}) is None
-    assert impossible("LVEDV", {"LVEDV": -5.0}) is not None
+    assert impossible(name, {name: 5.0}, {name: -5.0}) is None
+    assert impossible("LVEDV", {"LVEDV": 5.0}, {"LVEDV": -5.0}) is not None
+
+
+def test_what_follows_in_the_population_must_be_possible_too():
+    before = {"LVEDV": 150.0, "RVEDV": 120.0, "LVESV": 60.0, "RVESV": 116.0}
+    crossed = before | {"LVEDV": 100.0, "RVEDV": 90.0, "RVESV": 92.0}
+    assert "RVEDV of 90 mL has to be above RVESV of 92 mL" in str(impossible("LVEDV", before, crossed))
+    already = before | {"RVESV": 130.0}  # as the model sees it: no fault of a request that leaves it alone
+    assert impossible("LVEDV", already, already | {"LVEDV": 140.0}) is None
+
+
+@pytest.mark.parametrize("value", [1e39, 10**20, 10**400, float("nan"), True, "20"])
+def test_a_change_that_no_heart_has_is_no_number(value):
+    with pytest.raises(RequestError, match="is no number; expected one in mL"):
+        Request("LVEDV", change=value)
+    with pytest.raises(ValueError, match="page_changes is"):
+        check_changes([value], "page_changes")
 
 
 def test_distances_are_in_standard_deviations_of_the_training_codes():

@@ -7,6 +7,7 @@ import sys
 from urllib.parse import urlsplit
 
 import pytest
+import torch
 from gradio_client import Client
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
@@ -46,8 +47,9 @@ def test_it_is_served_on_this_machine_alone(address):
 
 
 def test_a_slider_gives_another_image(client, hearts):
-    *sliders, before, _, _ = client.predict(SUBJECT, 2, True, False, api_name="/choose")
-    assert sliders == [round(value) for value in hearts.values(hearts.subject(2)).values()]
+    notes, *sliders, before, _, _ = client.predict(SUBJECT, 2, True, False, api_name="/choose")
+    assert notes == ""
+    assert sliders == [round(value) for value in hearts.values(hearts.subject(2)[0]).values()]
     value = sliders[0] + 5
     *others, after, table, message = ask(client, value)
     assert after != before
@@ -58,14 +60,30 @@ def test_a_slider_gives_another_image(client, hearts):
 
 
 def test_a_refused_request_says_why_and_changes_nothing(client):
-    before = client.predict(SUBJECT, 1, True, False, api_name="/choose")
+    _, *before = client.predict(SUBJECT, 1, True, False, api_name="/choose")
     asked = client.predict(before[0] + 1, ALL_ELSE_EQUAL, True, False, api_name="/ask_LVESV")
     assert asked[-1].startswith(f"Refused: LVESV of {before[0] + 1} mL is not possible: LVEDV of")
     assert client.predict(True, False, api_name="/keep")[-3] == before[-3]
 
 
+def test_what_is_wrong_with_model_and_scan_is_told(client, address, tmp_path):
+    notes, *_ = client.predict(SUBJECT, 3, True, False, api_name="/choose")
+    assert "This scan is out of the range that the model knows" in notes
+    assert client.predict(SAMPLE, 3, True, False, api_name="/choose")[0] == ""
+    with chromium(tmp_path) as browser:
+        browser.get(address)
+        until(browser, lambda: "The range is known from 3 scans only." in browser.page_source)
+
+
+def test_a_far_move_is_told(client, hearts, monkeypatch):
+    _, *before = client.predict(SUBJECT, 2, True, False, api_name="/choose")
+    assert "FAR" not in ask(client, before[0] + 1)[-1]
+    monkeypatch.setattr(hearts.counterfactuals, "distance", lambda start, changed: torch.tensor([2.5]))
+    assert "FAR: the code moved by up to 2.5 standard deviations" in ask(client, before[0] + 2)[-1]
+
+
 def test_a_kept_heart_is_the_next_one_asked(client):
-    first = client.predict(SAMPLE, 3, True, False, api_name="/choose")
+    _, *first = client.predict(SAMPLE, 3, True, False, api_name="/choose")
     asked = ask(client, first[0] + 4)
     kept = client.predict(True, False, api_name="/keep")
     assert kept[0] == first[0] + 4

@@ -18,9 +18,30 @@ def hearts():
 
 
 def test_a_subject_has_the_code_of_its_image(hearts):
-    assert torch.equal(hearts.subject(2), hearts.items[1]["image"][None])
+    code, notes = hearts.subject(2)
+    assert torch.equal(code[0], hearts.items[1]["image"][0, 0, : code.shape[1]])
+    assert notes == []
     with pytest.raises(ValueError, match="there is no subject 4: the datalist has 3"):
         hearts.subject(4)
+
+
+def test_a_scan_out_of_range_is_told_of(hearts):
+    _, (note,) = hearts.subject(3)
+    assert note.startswith("This scan is out of the range that the model knows, more unusual than 99 %")
+
+
+def test_a_scan_with_fewer_slices_is_told_of(hearts, monkeypatch):
+    monkeypatch.setattr(View, "inside", lambda view, image: torch.tensor([[True, False, False], [True, True, False]]))
+    assert hearts.subject(1)[1] == [
+        "Of 3 slices, the scan has 1 at ED, 2 at ES; the others lie beyond it and are black."
+    ]
+
+
+def test_a_subject_without_finite_numbers_is_refused():
+    hearts = live_hearts()
+    hearts.items[1]["image"] = torch.full_like(hearts.items[1]["image"], torch.nan)
+    with pytest.raises(ValueError, match="values of subject 2 that are not finite"):
+        hearts.subject(2)
 
 
 def test_a_number_draws_the_same_sample_again(hearts):
@@ -29,7 +50,7 @@ def test_a_number_draws_the_same_sample_again(hearts):
 
 
 def test_a_heart_gets_what_is_asked(hearts):
-    code = hearts.subject(1)
+    code = hearts.subject(1)[0]
     value = hearts.values(code)["LVEDV"] + 5
     assert hearts.values(hearts.ask(code, "LVEDV", value, ALL_ELSE_EQUAL))["LVEDV"] == pytest.approx(value, abs=0.2)
 
@@ -38,7 +59,7 @@ def test_a_heart_is_decoded_once(monkeypatch):
     hearts, decoded = live_hearts(), []
     decode = hearts.counterfactuals.decode
     monkeypatch.setattr(hearts.counterfactuals, "decode", lambda code: (decoded.append(len(code)), decode(code))[1])
-    code = hearts.subject(1)
+    code = hearts.subject(1)[0]
     assert hearts.values(code) == pytest.approx(hearts.values(code.clone()))
     assert torch.equal(hearts.decode(code), decode(code)[0])
     assert decoded == [1]
@@ -46,11 +67,11 @@ def test_a_heart_is_decoded_once(monkeypatch):
 
 def test_a_request_out_of_range_is_refused(hearts):
     with pytest.raises(RequestError, match=r"LVEDV of 900\.0 mL is outside the trained range"):
-        hearts.ask(hearts.subject(1), "LVEDV", 900, ALL_ELSE_EQUAL)
+        hearts.ask(hearts.subject(1)[0], "LVEDV", 900, ALL_ELSE_EQUAL)
 
 
 def test_a_picture_has_what_is_switched_on(hearts):
-    image, before = (hearts.decode(hearts.subject(number)) for number in (1, 2))
+    image, before = (hearts.decode(hearts.subject(number)[0]) for number in (1, 2))
     plain, lines, changes = (
         hearts.picture(image, before, *on) for on in ((False, False), (True, False), (False, True))
     )
@@ -73,7 +94,7 @@ def test_only_strong_differences_are_colored():
 
 
 def test_a_table_tells_before_and_now(hearts):
-    start = hearts.values(hearts.subject(1))
+    start = hearts.values(hearts.subject(1)[0])
     text = hearts.table(start, start | {"LVEDV": start["LVEDV"] - 20})
     assert text.count("<tr>") == 7
     assert f"<td>{start['LVEDV']:.0f}</td><td>{start['LVEDV'] - 20:.0f}</td><td>−20</td>" in text

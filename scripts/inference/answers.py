@@ -76,6 +76,11 @@ def answer_of(result: Result, request: Request, counterfactuals: Counterfactuals
     )
 
 
+def far_sentence(moved: float) -> str:
+    """What a move of more than ``FAR`` means."""
+    return f"FAR: the code moved by up to {moved:.1f} standard deviations; pictures may break."
+
+
 def answer_row(answer: Answer) -> dict[str, Any]:
     """A row of ``whatif.csv``; what was not asked stays empty."""
     result, request = answer.result, answer.request

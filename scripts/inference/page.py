@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import textwrap
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -54,6 +55,7 @@ ESTIMATE, INK = "tab:blue", "black"
 BANDS = (((2.5, 97.5), "0.86"), ((25, 75), "0.68"))  # percentiles of the cohort, and their gray
 COLUMNS = ("scan", "reconstruction", "reconstruction − scan")
 WARNING = "firebrick"
+ACROSS = 110  # bold characters that a page has room for
 FOOTER = (
     "Each slice is turned so that the RV lies on the left.  V: volume, ED/ES: end-diastole/-systole, Myo: myocardium.  "
     "Research only, not for diagnosis."
@@ -98,7 +100,7 @@ class Page:
         self.images = [self.image_row(row, name) for row, name in enumerate(self.names)]
         self.outlines = [[self.outline(image) for image in row[:2]] for row in self.images if self.view.mapped]
         self.strips = Strips(self, quantiles, level) if quantiles else None
-        self.text(LEFT, height - 0.14, warning, fontsize=NORMAL, weight="bold", color=WARNING)
+        self.text(LEFT, height - 0.17, warning, fontsize=NORMAL, weight="bold", color=WARNING)
         self.mask_note = self.text(LEFT, 0.8, "", fontsize=NORMAL)
         self.range_note = self.text(LEFT, 0.42, "", fontsize=NORMAL)
         self.text(LEFT, 0.12, FOOTER, fontsize=SMALL, color="0.35")
@@ -357,8 +359,33 @@ def range_sentence(result: Result) -> str:
     return f"Scan in range: {unusual}"
 
 
+def caution_lines(cautions: Sequence[str]) -> str:
+    """What every page has to say of a model, in lines that fit on it."""
+    return textwrap.fill("  ".join(cautions), ACROSS)
+
+
 def causes(novelty: Novelty, count: int = 3) -> str:
     """The indicators of the highest percentiles, rounded down: no scan is at percentile 100."""
     highest = sorted(novelty.percentiles.items(), key=lambda pair: -pair[1])[:count]
     listed = (f"{INDICATORS.get(name, name)} {min(math.floor(value), 99)}" for name, value in highest)
     return "highest percentiles: " + ", ".join(listed)
+
+
+def range_notes(novelty: Novelty) -> list[str]:
+    """A warning where a scan is out of range."""
+    if not novelty.out_of_range:
+        return []
+    unusual = min(math.floor(novelty.percentile), 99)
+    return [
+        f"This scan is out of the range that the model knows, more unusual than {unusual} % of known scans "
+        f"({causes(novelty)}): do not rely on what is shown of it."
+    ]
+
+
+def extent_notes(view: View, image: torch.Tensor) -> list[str]:
+    """What to know of a scan that has fewer slices than the view."""
+    inside = view.inside(image)
+    if inside.all():
+        return []
+    counts = ", ".join(f"{int(found.sum())} at {phase}" for phase, found in zip(view.phases, inside, strict=True))
+    return [f"Of {inside.shape[-1]} slices, the scan has {counts}; the others lie beyond it and are black."]

@@ -11,6 +11,7 @@ import torch
 from scripts.calibration.calibration import Calibration
 from scripts.counterfactual import Counterfactuals, Request, RequestError
 from scripts.inference.answers import answer_of, answer_row
+from scripts.inference.page import caution_lines
 from scripts.inference.records import Records
 from scripts.inference.results import Result, result_of
 from scripts.inference.whatif_page import draw_page
@@ -63,7 +64,7 @@ class WhatIfWriter(SubjectWriter):
             write_volumes(folder, item, before, self.counterfactuals.view, BEFORE, f"{SEGMENTATION}_before")
             write_volumes(folder, item, after, self.counterfactuals.view, AFTER, f"{SEGMENTATION}_after")
         if self.pages:
-            warning = "  ".join(self.calibration.cautions())
+            warning = caution_lines(self.calibration.cautions())
             draw_page(answer, self.counterfactuals.view, folder / "page.png", warning)
         return {TABLE: answer_row(answer)}
 

@@ -29,13 +29,13 @@ from scripts.figures import (
     attribute_name,
     outlines,
 )
-from scripts.inference.answers import FAR, NOTABLE, Answer
+from scripts.inference.answers import FAR, NOTABLE, Answer, far_sentence
 from scripts.inference.page import DPI, FOOTER, WARNING, picture_rows, range_sentence, row_names
 from scripts.storage import atomic_path
 from scripts.views import View
 
 COLUMNS = ("scan", "before", "after", "after − before")
-LEFT, TOP, BOTTOM = 0.45, 1.45, 1.15  # inches around the images: above are the title and what is wrong, below notes
+LEFT, TOP, BOTTOM = 0.45, 1.65, 1.15  # inches around the images: above are the title and what is wrong, below notes
 LINE = 0.16  # inches
 CELL, PAD = 1.4, 0.04  # inches of an image, and between two
 CHART = (7.2, 7.95)  # inches from the left: where the range of volumes begins and ends
@@ -88,10 +88,10 @@ def title(answer: Answer) -> str:
     name = answer.request.attribute
     before, after, unit = answer.before[name], answer.asked[name], UNITS.get(name, "")
     rest = "all else equal" if answer.request.kind == ALL_ELSE_EQUAL else "the rest as in the population"
-    change = f"{after - before:+.0f}".replace("-", "−")
-    return (
-        f"What if {attribute_name(name)} changed by {change} {unit}, from {before:.0f} to {after:.0f} {unit}, {rest}?"
-    )
+    amount = after - before
+    digits = 0 if abs(amount - round(amount)) < 0.05 else 1
+    change, start, end = f"{amount:+.{digits}f}".replace("-", "−"), f"{before:.{digits}f}", f"{after:.{digits}f}"
+    return f"What if {attribute_name(name)} changed by {change} {unit}, from {start} to {end} {unit}, {rest}?"
 
 
 def image_axis(figure: Figure, row: int, column: int) -> Axes:
@@ -255,8 +255,7 @@ def warning_of(answer: Answer) -> str:
     """Why the numbers or the pictures after are not to be taken for the asked heart; nothing where they are."""
     told = "" if answer.by_maps else "NOT MEASURED: numbers are told by the code; the pictures may show others."
     left = f"NOT FULFILLED: up to {answer.missed:.0f} mL from what was asked." if answer.missed > NOTABLE else ""
-    moved = f"FAR: the code moved by up to {answer.moved:.1f} standard deviations; pictures may break."
-    far = moved if answer.moved > FAR else ""
+    far = far_sentence(answer.moved) if answer.moved > FAR else ""
     return "\n".join(filter(None, (told, "  ".join(filter(None, (left, far))))))
 
 

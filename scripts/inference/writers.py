@@ -13,7 +13,7 @@ from ignite.engine import Engine, Events
 from scripts.calibration.calibration import Calibration
 from scripts.cohort.layout import SubjectError, write_like
 from scripts.inference.loading import FAILURES, Failure
-from scripts.inference.page import Page
+from scripts.inference.page import Page, caution_lines
 from scripts.inference.records import Records
 from scripts.inference.results import attribute_row, code_row, result_of
 from scripts.storage import output_folder, refusal, refused
@@ -127,7 +127,7 @@ def page_of(view: View | Sequence[str], attributes: Sequence[str], calibration: 
     if calibration is None:
         return Page(view, dict.fromkeys(attributes))
     quantiles = {name: calibration.quantiles(name) for name in attributes}
-    return Page(view, quantiles, calibration.level, "  ".join(calibration.cautions()))
+    return Page(view, quantiles, calibration.level, caution_lines(calibration.cautions()))
 
 
 def write_volumes(

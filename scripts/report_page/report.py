@@ -18,7 +18,7 @@ from scripts.counterfactual import check_changes, counterfactuals_of
 from scripts.evaluation.records import SubjectRecords
 from scripts.evaluation.report import METRICS_FILE, device_of
 from scripts.evaluation.tables import all_tables
-from scripts.inference.page import causes
+from scripts.inference.page import extent_notes, range_notes
 from scripts.networks import VariationalAutoencoder
 from scripts.report_page.document import figure_parts, render
 from scripts.report_page.hearts import Heart, HeartFrames, Measure
@@ -162,26 +162,6 @@ def facts(description: Mapping[str, Any], view: View) -> dict[str, str]:
         "Checkpoint": str(description.get("checkpoint_sha256", ""))[:12],
         "Cohort": str(description.get("cohort_sha256", ""))[:12],
     }
-
-
-def range_notes(novelty: Novelty) -> list[str]:
-    """A warning where a scan is out of range."""
-    if not novelty.out_of_range:
-        return []
-    unusual = min(math.floor(novelty.percentile), 99)
-    return [
-        f"This scan is out of the range that the model knows, more unusual than {unusual} % of known scans "
-        f"({causes(novelty)}): do not rely on what is shown of it."
-    ]
-
-
-def extent_notes(view: View, image: torch.Tensor) -> list[str]:
-    """What to know of a scan that has fewer slices than the view."""
-    inside = view.inside(image)
-    if inside.all():
-        return []
-    counts = ", ".join(f"{int(found.sum())} at {phase}" for phase, found in zip(view.phases, inside, strict=True))
-    return [f"Of {inside.shape[-1]} slices, the scan has {counts}; the others lie beyond it and are black."]
 
 
 def read_metrics(path: Path) -> dict[str, Any]:

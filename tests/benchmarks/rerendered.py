@@ -5,7 +5,8 @@ takes a model of phantom hearts and the arguments of ``run phantom`` that its co
 attribute and change, held-out hearts are rendered once more with that change, all else equal, and compared with what
 the model makes of the request: Dice of its maps, and squared error of its images where either shows a heart. Beside it
 stand a model that does nothing (the reconstruction of the unchanged heart against the changed one) and what the model's
-reconstructions reach without a request. Writes ``rerendered.json``.
+reconstructions reach without a request. The segmentation that evaluates the model reads the change in both: what it
+finds in rendered hearts is as much as any model can show it. Writes ``rerendered.json``.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ import torch
 from monai.bundle import ConfigParser
 from monai.data import DataLoader, Dataset
 
-from scripts.cohort.attributes import VOLUMES
 from scripts.cohort.datalist import locate, section_items
 from scripts.cohort.phantom import Protocol, plan, write_subject
 from scripts.counterfactual import Counterfactuals
 from scripts.evaluation.images import dice
+from scripts.evaluation.instruments import Segmentation
 from scripts.metrics.resampling import bootstrap_mean
 from scripts.parallel import Workers, parallel_map
 from scripts.storage import write_json
@@ -74,8 +75,11 @@ def likeness(decoded: torch.Tensor, rendered: torch.Tensor, view: View) -> dict[
     return values | {"MSE": (squares.flatten(1).sum(1) / heart.flatten(1).sum(1)).numpy()}
 
 
-def compare(model: Counterfactuals, parser: ConfigParser, options: argparse.Namespace) -> dict[str, Any]:
-    """Per attribute and change: the model's answer, nothing done, and reconstructions, against rendered hearts."""
+def compare(
+    model: Counterfactuals, segmentation: Segmentation, parser: ConfigParser, options: argparse.Namespace
+) -> dict[str, Any]:
+    """Per attribute and change: the model's answer, nothing done, and reconstructions, against rendered hearts, and by
+    how many mL the segmentation finds the attribute changed."""
     items = section_items(options.datalist, "test")[: options.limit]
     names = [item["subject"] for item in items]
     check_same(options, options.work / "same", names[0])
@@ -83,7 +87,8 @@ def compare(model: Counterfactuals, parser: ConfigParser, options: argparse.Name
     codes = model.network.encode(original)[0]
     before, values, results = model.decode(codes), model.attributes(codes), {}
     results["reconstruction"] = summary(likeness(before, original, model.view))
-    for name in VOLUMES:
+    read_of = {"rendered": segmentation(original), "answer": segmentation(before)}
+    for column, name in enumerate(segmentation.names):
         for change in options.changes:
             folder = options.work / f"{name}_{change:+g}"
             render(options, folder, names, {name: change})
@@ -97,6 +102,10 @@ def compare(model: Counterfactuals, parser: ConfigParser, options: argparse.Name
                 "hearts": len(rows),
                 "answer": summary(likeness(answer, rendered, model.view)),
                 "nothing": summary(likeness(before[rows], rendered, model.view)),
+                "read": {
+                    kind: bootstrap_mean((segmentation(images) - read_of[kind][rows])[:, column].numpy(), 0)
+                    for kind, images in (("rendered", rendered), ("answer", answer))
+                },
             }
             print(name, change, results[f"{name} {change:+g}"], flush=True)
     return results
@@ -115,6 +124,7 @@ def main() -> None:
         arguments.add_argument(name, type=Path)
     arguments.add_argument("--overlays", nargs="*", default=["compact.json", "phantom.json", "faithful.json"])
     arguments.add_argument("--changes", nargs="*", type=float, default=[-20.0, 20.0])
+    arguments.add_argument("--instruments", type=Path, help="the evaluation's ceiling_dir, by default the model folder")
     arguments.add_argument("--limit", type=int, default=30, help="held-out subjects")
     for name, kind, default in (("subjects", int, 200), ("seed", int, 0), ("failing", int, 1)):
         arguments.add_argument(f"--{name}", type=kind, default=default, help="of run phantom")
@@ -125,11 +135,16 @@ def main() -> None:
     parser.read_config([CONFIGS / name for name in ("train.json", *options.overlays, "evaluate.json")])
     parser.update({"device": "$torch.device('cpu')"})
     paths = {"dataset_dir": options.scans, "datalist": options.datalist, "output_dir": options.model}
+    paths["ceiling_dir"] = options.instruments or options.model
     parser.update({key: str(path) for key, path in paths.items()})
     parser["counterfactuals"] = COUNTERFACTUALS
     parser.get_parsed_content("load_weights")
     parser.get_parsed_content("network").eval()
-    write_json(options.work / "rerendered.json", compare(parser.get_parsed_content("counterfactuals"), parser, options))
+    with torch.enable_grad():  # trained, unless the evaluation has done so
+        parser.get_parsed_content("instruments#segmentation#fit")
+    segmentation = parser.get_parsed_content("instruments#segmentation#instrument")
+    found = compare(parser.get_parsed_content("counterfactuals"), segmentation, parser, options)
+    write_json(options.work / "rerendered.json", found)
 
 
 if __name__ == "__main__":

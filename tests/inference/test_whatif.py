@@ -196,6 +196,20 @@ def test_a_scan_out_of_range_is_told_in_the_table(tmp_path):
     assert (row["attribute"], row["kind"], float(row["change"])) == ("LVEDV", "all_else_equal", 10)
 
 
+def test_how_far_a_code_has_moved_stands_in_the_table(tmp_path, monkeypatch):
+    monkeypatch.setattr(Counterfactuals, "distance", lambda self, codes, changed: torch.tensor([2.5]))
+    write(tmp_path, torch.zeros(1, 8), Request("LVEDV", change=10))
+    (row,) = read_csv(tmp_path / "whatif.csv")
+    assert row["moved"] == "2.5"
+
+
+def test_what_is_wrong_with_the_model_stands_on_each_page(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr("scripts.inference.whatif.draw_page", lambda *parts: drawn.append(parts))
+    write(tmp_path, torch.zeros(1, 8), Request("LVEDV", change=10), pages=True)
+    assert drawn[0][-1] == "This model has a flaw."
+
+
 def test_a_page_is_drawn(tmp_path):
     write(tmp_path, torch.zeros(1, 8), Request("LVEDV", change=10), pages=True)
     assert (tmp_path / "s0" / "page.png").stat().st_size > 10_000

@@ -9,8 +9,9 @@ import torch
 from scripts.counterfactual import IN_POPULATION, Request
 from scripts.figures import OUTLINES, WHITE
 from scripts.inference.answers import Answer
+from scripts.inference.page import caution_lines
 from scripts.inference.results import Result
-from scripts.inference.whatif_page import draw_page, page_figure
+from scripts.inference.whatif_page import draw_page, page_figure, title
 from scripts.views import View
 from tests.inference.examples import measured
 from tests.inference.hearts import NAMES, DrawnHeart
@@ -45,6 +46,9 @@ def texts(*arguments, view=None, **options):
 
 def test_the_title_says_what_was_asked():
     assert texts()[0] == "What if LVEDV (ED) changed by +20 mL, from 140 to 160 mL, all else equal?"
+    shown = answer()
+    shown.asked["LVEDV"] = 142.5
+    assert "changed by +2.5 mL, from 140.0 to 142.5 mL" in title(shown)
     population = texts(request=Request("LVEDV", target=160, kind=IN_POPULATION))
     assert population[0].endswith("from 140 to 160 mL, the rest as in the population?")
 
@@ -75,14 +79,20 @@ def test_a_scan_out_of_range_and_a_bad_model_are_told():
 def test_what_is_wrong_stands_above_the_pictures():
     view = View()  # with which nothing is measured: the most there is to say
     shown = answer(view=view, outside=True, missed=7.0, moved=2.5)
-    figure = page_figure(shown, view, "This model has a flaw.")
+    cautions = [
+        "This model reconstructs hearts no better than their mean image: do not use it.",
+        "The codes of this model do not tell volumes: do not use its estimates.",
+        "The range is known from 12 scans only.",
+    ]
+    figure = page_figure(shown, view, caution_lines(cautions))
     figure.canvas.draw()
     images = max(axis.title.get_window_extent().y1 for axis in figure.axes)
-    starts = ("This model has a flaw.", "SCAN OUT OF RANGE")
+    starts = ("This model reconstructs", "SCAN OUT OF RANGE")
     told = [text for text in figure.texts if text.get_text().startswith(starts)]
     assert len(told) == 2
     assert "NOT FULFILLED" in told[0].get_text()
     assert all(text.get_window_extent().y0 > images for text in told)
+    assert all(text.get_window_extent().x1 < figure.bbox.x1 for text in figure.texts)
     assert told[0].get_window_extent().y0 > told[1].get_window_extent().y1
 
 

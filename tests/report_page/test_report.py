@@ -8,7 +8,8 @@ import torch
 
 from scripts.calibration.novelty import Novelty
 from scripts.cohort.attributes import VOLUMES
-from scripts.report_page.report import EvaluatedHearts, ReportPage, extent_notes, range_notes, read_metrics
+from scripts.inference.page import extent_notes, range_notes
+from scripts.report_page.report import EvaluatedHearts, ReportPage, read_metrics
 from tests.report_page.examples import SPACING, VIEW, Disks, some_codes, some_population
 
 PSEUDONYMS = [11, 7, 13, 5, 3]
@@ -81,6 +82,24 @@ def test_a_scan_out_of_range_is_warned_of():
     assert out.out_of_range
     assert "more unusual than 99 % of known scans" in out.notes[0]
     assert range_notes(IN_RANGE) == []
+
+
+def test_the_scan_and_its_reconstruction_tell_the_range():
+    hearts = evaluated()
+    asked = []
+    hearts.calibration.novelty = lambda *parts: (asked.append(parts), IN_RANGE)[1]
+    hearts.dataset[4]["image"] = scan = torch.rand_like(hearts.dataset[4]["image"])
+    hearts.heart(4)
+    code, _, image, reconstruction = asked[0]
+    assert torch.equal(image, scan)
+    assert torch.equal(reconstruction, Disks().decode(code[None])[0])
+
+
+def test_a_heart_with_fewer_slices_has_a_note():
+    hearts = evaluated()
+    hearts.dataset[4]["image"] = torch.ones(VIEW.channels, 4, 4)
+    hearts.dataset[4]["image"][2] = 0
+    assert "Of 3 slices, the scan has 2 at ED, 3 at ES" in hearts.heart(4).notes[0]
 
 
 def test_a_scan_with_fewer_slices_is_told_of():

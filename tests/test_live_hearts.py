@@ -1,9 +1,12 @@
+import base64
+import io
 import re
 import time
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from scripts.counterfactual import ALL_ELSE_EQUAL, RequestError
 from scripts.live_hearts import colored, grid
@@ -91,6 +94,15 @@ def test_only_strong_differences_are_colored():
     assert brighter[0] > brighter[2]
     assert darker[2] > darker[0]
     assert (brighter[3], same[3], darker[3]) == (230, 0, 230)
+
+
+def test_what_is_brighter_than_before_is_yellow(hearts):
+    before = hearts.decode(hearts.subject(1)[0])
+    brighter = before + 0.3
+    layers = re.findall(r'href="data:image/png;base64,([^"]+)"', hearts.picture(brighter, before, False, True))
+    red, _, blue, opacity = np.asarray(Image.open(io.BytesIO(base64.b64decode(layers[1]))))[0, 0]
+    assert red > blue
+    assert opacity > 0
 
 
 def test_a_table_tells_before_and_now(hearts):

@@ -11,7 +11,7 @@ from scripts.figures import OUTLINES, WHITE
 from scripts.inference.answers import Answer
 from scripts.inference.page import caution_lines
 from scripts.inference.results import Result
-from scripts.inference.whatif_page import draw_page, page_figure, title
+from scripts.inference.whatif_page import draw_page, most_changed, page_figure, title
 from scripts.views import View
 from tests.inference.examples import measured
 from tests.inference.hearts import NAMES, DrawnHeart
@@ -120,6 +120,13 @@ def test_images_and_outlines_are_those_of_both_hearts():
     assert set(OUTLINES) <= colors[1]
     large = axes[-1]
     assert large.get_title() == "ED, base: after (dashed: before)"
+
+
+@pytest.mark.parametrize(("attribute", "row"), [("LVEDV", 1), ("LVESV", 2)])
+def test_the_large_slice_is_the_most_changed_of_the_phase_that_was_asked(attribute, row):
+    maps = torch.zeros(3, 4, 4)
+    rows = [(None, (None, maps), (None, maps + change)) for change in (0.1, 0.5, 0.2, 0.1)]
+    assert most_changed(attribute, ["ED base", "ED 10 mm below", "ES base", "ES 10 mm below"], rows) == row
 
 
 def test_a_view_without_maps_has_no_outlines(tmp_path):

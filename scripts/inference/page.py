@@ -353,7 +353,7 @@ def range_sentence(result: Result) -> str:
     novelty = result.novelty
     if novelty is None:
         return "No calibration: volumes are not estimated, and the range is not checked (run calibrate)."
-    unusual = f"more unusual than {min(math.floor(novelty.percentile), 99)}% of known scans"
+    unusual = f"more unusual than {whole_percentile(novelty.percentile)}% of known scans"
     if novelty.out_of_range:
         return f"SCAN OUT OF RANGE, do not rely on the estimates: {unusual}\n({causes(novelty)})"
     return f"Scan in range: {unusual}"
@@ -365,17 +365,22 @@ def caution_lines(cautions: Sequence[str]) -> str:
 
 
 def causes(novelty: Novelty, count: int = 3) -> str:
-    """The indicators of the highest percentiles, rounded down: no scan is at percentile 100."""
+    """The indicators of the highest percentiles."""
     highest = sorted(novelty.percentiles.items(), key=lambda pair: -pair[1])[:count]
-    listed = (f"{INDICATORS.get(name, name)} {min(math.floor(value), 99)}" for name, value in highest)
+    listed = (f"{INDICATORS.get(name, name)} {whole_percentile(value)}" for name, value in highest)
     return "highest percentiles: " + ", ".join(listed)
+
+
+def whole_percentile(value: float) -> int:
+    """A percentile as it is told, rounded down: no scan is at percentile 100."""
+    return min(math.floor(value), 99)
 
 
 def range_notes(novelty: Novelty) -> list[str]:
     """A warning where a scan is out of range."""
     if not novelty.out_of_range:
         return []
-    unusual = min(math.floor(novelty.percentile), 99)
+    unusual = whole_percentile(novelty.percentile)
     return [
         f"This scan is out of the range that the model knows, more unusual than {unusual} % of known scans "
         f"({causes(novelty)}): do not rely on what is shown of it."

@@ -11,7 +11,7 @@ Two kinds, which answer different questions:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,10 +28,11 @@ from scripts.views import View
 
 ALL_ELSE_EQUAL, IN_POPULATION = "all_else_equal", "population"
 KINDS = (ALL_ELSE_EQUAL, IN_POPULATION)
-TOLERANCE = 0.1  # mL: far below what a segmentation can tell
-ASKED = 2.0  # times as much as that of another attribute counts the error of the one that is asked for
+TOLERANCE = 0.1  # mL: far below what a segmentation can tell; where moves cost, they are balanced with what is left
+ASKED = 2.0  # times as much as that of another attribute counts the error of the one that is asked for, before squaring
 COST = 0.08  # of what an attribute gains in mL from all dimensions: that error is as bad as a move of 1 deviation
 REACH = 5.0  # standard deviations of the training codes that a dimension may move: beyond, nothing was learned
+APART = 0.1  # in which changes are told, and by which a ventricle is larger at ED than at ES
 LARGEST = 1e6  # mL: no heart has a thousandth of it
 CHUNK = 64  # codes decoded at once
 CAVITIES = (("LVEDV", "LVESV"), ("RVEDV", "RVESV"))  # the first of each is larger
@@ -211,11 +212,13 @@ class Counterfactuals:
         amounts = torch.as_tensor(amounts).to(values).expand(len(values))
         after = self.expected(values, name, amounts, kind).tolist()
         limits = self.population.low[index], self.population.high[index]
-        return [
-            outside(name, before[index], row[index], limits)
-            or impossible(name, *(dict(zip(self.names, each, strict=True)) for each in (before, row)))
-            for before, row in zip(values.tolist(), after, strict=True)
-        ]
+        hearts = [dict(zip(self.names, heart, strict=True)) for heart in values.tolist()]
+        refusals: list[RequestError | None] = []
+        for before, row in zip(hearts, after, strict=True):
+            problem = outside(name, row[index], limits)
+            problem = problem or impossible(name, before, dict(zip(self.names, row, strict=True)))
+            refusals.append(problem and RequestError(f"{problem}; {left_to_ask(name, before, limits, kind)}"))
+        return refusals
 
     def index(self, name: str) -> int:
         """The number of an attribute; raises RequestError for one that the model was not trained on."""
@@ -287,31 +290,42 @@ def check_kind(kind: str) -> None:
         raise RequestError(f"kind '{kind}' is unknown; expected one of {', '.join(KINDS)}")
 
 
-def outside(name: str, before: float, after: float, limits: tuple[float, float]) -> RequestError | None:
-    """Why a value (or NaN) is outside the trained range, and what could be asked for instead."""
+def outside(name: str, value: float, limits: tuple[float, float]) -> str | None:
+    """Why a value (or NaN) is not in the trained range, if it is not."""
     low, high = limits
-    if low <= after <= high:
+    if low <= value <= high:
         return None
     unit = UNITS.get(name, "")
-    # Not rounded to the next: what is named must not be refused. Adding 0 makes a negative zero positive.
-    least, most = np.ceil(10 * (low - before)) / 10 + 0, np.floor(10 * (high - before)) / 10 + 0
-    return RequestError(
-        f"{name} of {after:.1f} {unit} is outside the trained range of {low:.0f} to {high:.0f} {unit}; to the model "
-        f"this heart has {before:.1f} {unit}, so that changes from {least:+.1f} to {most:+.1f} {unit} are within it"
-    )
+    return f"{name} of {value:.1f} {unit} is outside the trained range of {low:.0f} to {high:.0f} {unit}"
 
 
-def impossible(name: str, before: dict[str, float], after: dict[str, float]) -> RequestError | None:
+def impossible(name: str, before: Mapping[str, float], after: Mapping[str, float]) -> str | None:
     """Why there is no heart with these attributes, where a change of one, and what follows it, has made it so."""
     changed = {each for each, value in after.items() if value != before[each]}
     for each, value in after.items():
         if each not in SIGNED and not value > 0:
-            return RequestError(f"this would leave {each} at {value:.0f} mL; it has to be above 0")
+            return f"this would leave {each} at {value:.0f} {UNITS.get(each, '')}; it has to be above 0"
     for larger, smaller in CAVITIES:
         pair = {larger, smaller}
         if pair & changed and pair <= set(after) and not after[larger] > after[smaller]:
-            return RequestError(
+            return (
                 f"{name} of {after[name]:.0f} mL is not possible: {larger} of {after[larger]:.0f} mL has to be above "
                 f"{smaller} of {after[smaller]:.0f} mL"
             )
     return None
+
+
+def left_to_ask(name: str, before: Mapping[str, float], limits: tuple[float, float], kind: str) -> str:
+    """Which changes of a heart are not refused, in words; in the population, as far as the trained range goes."""
+    low, high = limits
+    low = low if name in SIGNED else max(low, APART)
+    for larger, smaller in CAVITIES if kind == ALL_ELSE_EQUAL else ():
+        if name == larger:
+            low = max(low, before.get(smaller, low) + APART)
+        elif name == smaller:
+            high = min(high, before.get(larger, high) - APART)
+    # Not rounded to the next: what is named must not be refused. Adding 0 makes a negative zero positive.
+    least, most = np.ceil((low - before[name]) / APART) * APART + 0, np.floor((high - before[name]) / APART) * APART + 0
+    unit = UNITS.get(name, "")
+    heart = f"to the model this heart has {before[name]:.1f} {unit}"
+    return f"{heart}, which leaves " + (f"changes from {least:+.1f} to {most:+.1f} {unit}" if least <= most else "none")

@@ -16,15 +16,13 @@ from scripts.calibration.calibration import Calibration
 from scripts.cohort.attributes import UNITS
 from scripts.counterfactual import Counterfactuals
 from scripts.figures import OUTLINES, attribute_name
+from scripts.inference.loading import reason
 from scripts.inference.page import extent_notes, range_notes
-from scripts.report_page.pictures import FINENESS, data_uri, outline_paths
+from scripts.report_page.pictures import BRIGHTER, DARKER, FINENESS, OPACITY, STRONG, WEAK, data_uri, outline_paths
 
 KEPT = 8  # decoded hearts
 COLUMNS = 6  # slices beside each other
 BESIDE = 3  # slices of a phase up to which phases stand beside each other
-WEAK, STRONG = 0.04, 0.25  # of the gray range: where a difference begins to be seen, and has its full color
-BRIGHTER, DARKER = (255, 214, 10), (30, 110, 255)
-OPACITY = 230  # of 255, of a strong difference
 
 
 class LiveHearts:
@@ -57,11 +55,15 @@ class LiveHearts:
         """The code (1, D) of a subject, and what to know of its scan before one trusts what is shown of it.
 
         Raises:
-            ValueError: for a number that none has, or a scan of which the network gives no finite numbers.
+            ValueError: for a number that none has, a scan that cannot be read or cropped (with the reason in words), or
+                one of which the network gives no finite numbers.
         """
         if not 1 <= number <= len(self.items):
             raise ValueError(f"there is no subject {number}: the datalist has {len(self.items)}.")
-        image = torch.as_tensor(self.preprocessing(self.items[number - 1])["image"]).float()
+        try:
+            image = torch.as_tensor(self.preprocessing(self.items[number - 1])["image"]).float()
+        except Exception as error:  # MONAI wraps what a transform has raised
+            raise ValueError(f"subject {number}: {reason(error)}") from error
         codes, log_variances = self.network.encode(image[None].to(self.device))
         reconstruction = self.decode(codes)
         if not all(part.isfinite().all() for part in (codes, log_variances, reconstruction)):
@@ -166,7 +168,7 @@ def grid(slices: torch.Tensor, columns: int) -> np.ndarray:
 
 def colored(difference: np.ndarray) -> np.ndarray:
     """Differences (H, W) as a transparent picture (H, W, 4)."""
-    strength = ((np.abs(difference) - WEAK) / (STRONG - WEAK)).clip(0, 1)
+    strength = ((255 * np.abs(difference) - WEAK) / (STRONG - WEAK)).clip(0, 1)
     color = np.where(difference[..., None] > 0, BRIGHTER, DARKER)
     return np.concatenate([color, OPACITY * strength[..., None]], axis=-1).astype(np.uint8)
 

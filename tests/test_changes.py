@@ -80,6 +80,11 @@ def test_smeared_shares_do_not_count():
     assert torch.equal(sharpened(values, VIEW, 4), values)
 
 
+def test_maps_that_have_the_volume_in_smeared_shares_are_not_what_was_asked():
+    codes, noise = torch.zeros(4, 5), torch.randn(4, 5)  # shares are of a fifth of a pixel and less
+    assert make_loss(sharpness=4)(decode_truly, codes, noise).min() > 10
+
+
 def test_it_comes_in_late_and_grows():
     loss = make_loss(start=3, ramp=4)
     assert [loss.weight_at(epoch) for epoch in (1, 2, 3, 4, 6, 9)] == [0, 0, 0.5, 1, 2, 2]

@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -204,14 +206,35 @@ def test_a_refusal_names_attribute_value_and_range():
     values = MEANS.repeat(2, 1)
     first, second = tool.refusals(values, "LVEDV", torch.tensor([60.0, 20.0]))
     assert str(first) == (
-        "LVEDV of 210.0 mL is outside the trained range of 100 to 200 mL; to the model this heart has 150.0 mL, so "
-        "that changes from -50.0 to +50.0 mL are within it"
+        "LVEDV of 210.0 mL is outside the trained range of 100 to 200 mL; to the model this heart has 150.0 mL, which "
+        "leaves changes from -50.0 to +50.0 mL"
     )
     assert second is None
     (refusal,) = tool.refusals(values[:1] + torch.tensor([-49.96, 0, 0, 0, 0, 0]), "LVEDV", -1.0)
-    assert "this heart has 100.0 mL, so that changes from +0.0 to +99.9 mL are within it" in str(refusal)
+    assert "this heart has 100.0 mL, which leaves changes from +0.0 to +99.9 mL" in str(refusal)
     (refusal,) = tool.refusals(values[:1] + torch.tensor([0.0, 0, 0, 60, 0, 0]), "LVEDV", -40.0)
     assert "LVEDV of 110 mL is not possible: LVEDV of 110 mL has to be above LVESV of 130 mL" in str(refusal)
+    (refusal,) = tool.refusals(values[:1] + torch.tensor([70.0, 0, 0, 0, 0, 0]), "LVEDV", 20.0)
+    assert str(refusal).endswith("has 220.0 mL, which leaves changes from -120.0 to -20.0 mL")
+
+
+@pytest.mark.parametrize(("name", "amount"), [("LVEDV", -60.0), ("LVESV", 40.0), ("RVEDV", 500.0), ("RVESV", 90.0)])
+def test_the_changes_that_a_refusal_names_are_not_refused(name, amount):
+    tool = counterfactuals()
+    values = MEANS[None] + torch.tensor([[0.0, 0, 0, 55, 0, 0]])
+    (refusal,) = tool.refusals(values, name, amount)
+    ends = [float(end) for end in re.search(r"leaves changes from (\S+) to (\S+) mL", str(refusal)).groups()]
+    for end, beyond in zip(ends, (-0.3, 0.3), strict=True):
+        assert tool.allowed(values, name, end).tolist() == [True]
+        assert tool.allowed(values, name, end + beyond).tolist() == [False]
+
+
+def test_a_heart_without_a_possible_change_is_told_so():
+    tool = counterfactuals()
+    tool.population.low[0] = 100.0
+    tool.population.high[0] = 120.0
+    (refusal,) = tool.refusals(MEANS[None] + torch.tensor([[0.0, 0, 0, 55, 0, 0]]), "LVEDV", -60.0)
+    assert str(refusal).endswith("to the model this heart has 150.0 mL, which leaves none")
 
 
 def test_in_the_population_both_phases_become_smaller():

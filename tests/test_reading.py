@@ -73,6 +73,18 @@ def test_half_of_the_scans_are_blurred():
     assert 80 < sum(blur is None for blur in blurs) < 120
 
 
+def test_the_reader_learns_from_the_blurred_scan_and_the_maps_as_they_are(reader):
+    def lost(images):
+        seen.append(images)
+        return torch.zeros_like(images)
+
+    seen = []
+    scans = hearts()
+    blurred = reader.scan_error(scans, lost)
+    assert torch.equal(seen[0], scans[:, : VIEW.images])
+    assert (blurred > 1.5 * reader.scan_error(scans)).all()
+
+
 def trainer_with_reader(kind, reading, **kwargs):
     torch.manual_seed(1)
     reader = HeartReader(VIEW, (4, 8), 0.01).double()

@@ -37,7 +37,7 @@ METHODS = {
 }
 
 
-METRICS_FILE = "metrics.json"
+METRICS_FILE, ANSWERS_FILE, PAGE_FILE = "metrics.json", "whatif.csv", "report.html"
 
 
 def method_name(family: str, regularize: bool) -> str:
@@ -97,9 +97,10 @@ class EvaluationReport:
     def write(self) -> None:
         """Write all files and print where they are. ``metrics.json`` comes last: where it is, all others are.
 
-        Figures of an earlier evaluation go: ``report.html`` shows all that are there.
+        What an earlier evaluation has shown goes first, so that nothing of another model stands beside these metrics.
         """
-        for earlier in (self.folder / METRICS_FILE, *(self.folder / "figures").glob("*.png")):
+        files = (self.folder / name for name in (METRICS_FILE, ANSWERS_FILE, PAGE_FILE))
+        for earlier in (*files, *(self.folder / "figures").glob("*.png")):
             earlier.unlink(missing_ok=True)
         codes, realism, pairs = self.code_rows(), *self.judge_samples()
         metrics = self.measure(codes) | {"realism": realism}
@@ -174,7 +175,7 @@ class EvaluationReport:
         """whatif.csv: what each instrument measured of each request to each subject."""
         columns = ["pseudonym", "attribute", "requested", "instrument", *answers.names]
         rows = by_pseudonym(answers.rows(self.test["records"].pseudonyms))
-        write_csv(self.folder / "whatif.csv", rows, columns)
+        write_csv(self.folder / ANSWERS_FILE, rows, columns)
 
     @property
     def relation(self) -> str:

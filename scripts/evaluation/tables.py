@@ -223,7 +223,8 @@ def preservation_table(found: Mapping[str, Any]) -> Table:
     """What a request should leave as it is."""
     note = (
         "LPIPS outside the heart: of a changed and the unchanged image, and for comparison of a reconstruction and its "
-        "scan. Dice of the decoded maps and the segmentation of the decoded image, with and without a request."
+        "scan, in the slices that pictures show and for the requests that are taken back. Dice of the decoded maps and "
+        "the segmentation of the decoded image, with and without a request."
     )
     changed, unchanged = found["identity"]["changed"], found["identity"]["reconstruction"]
     rows = {f"LPIPS outside, {name}": {"changed": value} for name, value in changed["per_attribute"].items()}

@@ -12,7 +12,17 @@ import torch
 from scripts.cohort.attributes import UNITS
 from scripts.counterfactual import ALL_ELSE_EQUAL, IN_POPULATION, Counterfactuals
 from scripts.figures import OUTLINES, attribute_name
-from scripts.report_page.pictures import FINENESS, QUALITIES, montage, outline_paths
+from scripts.report_page.pictures import (
+    BRIGHTER,
+    DARKER,
+    FINENESS,
+    OPACITY,
+    QUALITIES,
+    STRONG,
+    WEAK,
+    montage,
+    outline_paths,
+)
 from scripts.views import View
 
 Measure = Callable[[torch.Tensor], Mapping[str, Any]]
@@ -85,6 +95,7 @@ class HeartFrames:
             "slices": list(self.view.slice_names),
             "first": self.view.pictured[len(self.view.pictured) // 2],
             "colors": [[round(255 * part) for part in color] for color in OUTLINES] if self.view.mapped else [],
+            "difference": {"weak": WEAK, "strong": STRONG, "opacity": OPACITY, "brighter": BRIGHTER, "darker": DARKER},
             "fineness": FINENESS,
             "instrument": self.instrument if self.measure else "",
             "report": "volumes of its maps" if self.counterfactuals.measured_by_decoder else "told by its code alone",
@@ -118,15 +129,17 @@ class HeartFrames:
 
     def requests(self, code: torch.Tensor, own: torch.Tensor, name: str, kind: str) -> list[dict[str, Any]]:
         """Frames of all allowed changes of one attribute, each with its amount, of a code (1, D) with these values."""
-        amounts = torch.tensor(self.changes).to(own)
-        values = own.expand(len(amounts), -1)
-        amounts = amounts[self.counterfactuals.allowed(values, name, amounts, kind)]
-        if not len(amounts):
+        every = own.expand(len(self.changes), -1)
+        allowed = self.counterfactuals.allowed(every, name, torch.tensor(self.changes).to(own), kind)
+        # The page looks these up among its changes: no tensor may have rounded them.
+        changes = [change for change, possible in zip(self.changes, allowed.tolist(), strict=True) if possible]
+        if not changes:
             return []
-        codes, values = code.expand(len(amounts), -1), values[: len(amounts)]
+        amounts = torch.tensor(changes).to(own)
+        codes, values = code.expand(len(changes), -1), own.expand(len(changes), -1)
         changed = self.counterfactuals.change(codes, name, amounts, kind)
         frames = self.decoded(changed, self.counterfactuals.expected(values, name, amounts, kind))
-        return [{"amount": amount, **frame} for amount, frame in zip(amounts.tolist(), frames, strict=True)]
+        return [{"amount": change, **frame} for change, frame in zip(changes, frames, strict=True)]
 
     def decoded(self, codes: torch.Tensor, asked: torch.Tensor) -> list[dict[str, Any]]:
         """Frames of codes (B, D), with what was asked of them (B, A) and what the model itself says of them."""

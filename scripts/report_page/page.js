@@ -3,10 +3,7 @@
 (() => {
   const data = JSON.parse(document.getElementById("hearts-data").textContent);
   const PERIOD = 1200; // ms of a beat
-  const WEAK = 10; // gray levels, of 255: smaller differences are those of the picture's compression
-  const STRONG = 64; // differences from here on have the full color
-  const BRIGHTER = [255, 214, 10];
-  const DARKER = [30, 110, 255];
+  const { weak, strong, opacity, brighter, darker } = data.difference;
   const COLORS = data.colors.map((color) => `rgb(${color.join(" ")})`);
   const STRUCTURES = ["endocardium", "epicardium", "RV"];
   const SCAN = "scan";
@@ -88,8 +85,8 @@
       const other = pixels(before).values.data;
       for (let i = 0; i < values.data.length; i += 4) {
         const changed = values.data[i] - other[i];
-        values.data.set(changed > 0 ? BRIGHTER : DARKER, i);
-        values.data[i + 3] = 230 * Math.min(Math.max((Math.abs(changed) - WEAK) / (STRONG - WEAK), 0), 1);
+        values.data.set(changed > 0 ? brighter : darker, i);
+        values.data[i + 3] = opacity * Math.min(Math.max((Math.abs(changed) - weak) / (strong - weak), 0), 1);
       }
       context.putImageData(values, 0, 0);
       differences.set(frame, canvas);
@@ -370,7 +367,7 @@
     legend.outlines = COLORS.length
       ? [...STRUCTURES.map((name, index) => swatch(name, COLORS[index], "solid")), swatch("the same of the reconstruction", "white", "dashed")]
       : [];
-    legend.difference = [swatch("brighter than the reconstruction", `rgb(${BRIGHTER.join(" ")})`, "area"), swatch("darker", `rgb(${DARKER.join(" ")})`, "area")];
+    legend.difference = [swatch("brighter than the reconstruction", `rgb(${brighter.join(" ")})`, "area"), swatch("darker", `rgb(${darker.join(" ")})`, "area")];
     at("legend").append(...legend.outlines, ...legend.difference);
     for (const key of Object.keys(legend)) explain(key);
   }

@@ -13,6 +13,9 @@ from PIL import Image
 from skimage.measure import find_contours
 
 QUALITIES = (80, 65, 50, 35, 20)  # of WebP: errors of 1 % of the gray range at best, and twice as much at worst
+WEAK, STRONG = 10, 64  # gray levels from which a difference is shown (compression makes smaller ones), and in full
+BRIGHTER, DARKER = (255, 214, 10), (30, 110, 255)  # told apart by the color-blind, too
+OPACITY = 230  # of 255, of a strong difference
 FINENESS = 8  # parts of a pixel in which lines are given
 
 

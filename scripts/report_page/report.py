@@ -16,7 +16,7 @@ from scripts.calibration.calibration import Calibration
 from scripts.calibration.novelty import Novelty
 from scripts.counterfactual import check_changes, counterfactuals_of
 from scripts.evaluation.records import SubjectRecords
-from scripts.evaluation.report import METRICS_FILE, device_of
+from scripts.evaluation.report import METRICS_FILE, PAGE_FILE, device_of
 from scripts.evaluation.tables import all_tables
 from scripts.inference.page import extent_notes, range_notes
 from scripts.networks import VariationalAutoencoder
@@ -25,7 +25,6 @@ from scripts.report_page.hearts import Heart, HeartFrames, Measure
 from scripts.storage import atomic_path
 from scripts.views import View
 
-FILE = "report.html"
 LARGEST = 15e6  # bytes: what mail and browsers take without complaint
 TEXTS = 0.5e6  # bytes left for tables and the page itself
 
@@ -134,7 +133,7 @@ class ReportPage:
             absent,
             cautions,
         )
-        path = self.folder / FILE
+        path = self.folder / PAGE_FILE
         with atomic_path(path) as part:
             part.write_text(text, encoding="utf-8")
         size = path.stat().st_size

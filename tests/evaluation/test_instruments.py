@@ -67,6 +67,17 @@ def test_the_segmentation_is_told_which_slice_of_the_view_it_sees(view, places):
     assert seen[0].amin((1, 2)).tolist() == seen[0].amax((1, 2)).tolist() == places * 2
 
 
+def test_the_segmentation_sees_images_as_scans_are():
+    class Watch(nn.Module):
+        def forward(self, slices):
+            seen.append(slices[:, 0])
+            return torch.zeros(len(slices), CLASSES, 8, 8)
+
+    seen = []
+    Segmentation(Watch(), VIEW, 10.0, NAMES).segment(torch.linspace(-1, 2, 8).expand(1, VIEW.channels, 8, 8))
+    assert (seen[0].min(), seen[0].max()) == (0, 1)
+
+
 def test_a_new_batch_is_segmented_anew(image):
     measure = Segmentation(Grays(), VIEW, 10.0, NAMES)
     first = measure(image)
@@ -104,6 +115,16 @@ def test_slices_and_shares_belong_together(image):
         assert one[1].unique().tolist() == [place % 2]
         found.add((row // 3, place))
     assert len(found) == 6  # none twice
+
+
+def test_all_slices_of_both_phases_have_their_turn():
+    image = torch.arange(5.0 * VIEW.images).reshape(5, VIEW.images, 1, 1)
+    batch = {"image": image, "maps": torch.zeros(5, 3 * VIEW.images, 1, 1)}
+    torch.manual_seed(0)
+    drawn = [PrepareSlices(VIEW, 2)(batch)[0][:, 0].flatten().tolist() for _ in range(30)]
+    counts = torch.tensor(drawn).flatten().long().bincount(minlength=image.numel())
+    assert counts.min() > 5
+    assert counts.max() < 25
 
 
 def test_a_view_has_the_instruments_that_can_measure_it():

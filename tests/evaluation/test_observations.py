@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from scripts.calibration.population import fit_population
 from scripts.counterfactual import ALL_ELSE_EQUAL, Counterfactuals
 from scripts.evaluation.observations import AGREEMENT, MARGIN, Observer
+from scripts.views import View
 from tests.evaluation.world import MEAN, NAMES, SCALE, SIZE, SPACING, TRAINED, VIEW, Generator, Segmentation, distance
 
 
@@ -51,3 +53,16 @@ def test_the_heart_of_either_image_does_not_count(observer):
 def test_gray_values_beyond_those_of_scans_are_clipped(observer):
     image = torch.ones(1, 4, SIZE, SIZE)
     assert observer.outside(image + 0.5, image).item() == 0
+
+
+def test_of_a_stack_only_the_slices_of_pictures_are_compared(observer):
+    view = View(["ED"], "stack", stack_slices=5)
+    heartless = SimpleNamespace(
+        view=replace(view, anatomy="masks"), segment=lambda image: torch.zeros(1, 20, SIZE, SIZE)
+    )
+    observer.view, observer.segmentation = view, heartless
+    image = torch.full((1, 5, SIZE, SIZE), 0.5)
+    for index in range(5):
+        other = image.clone()
+        other[0, index] = 0.6
+        assert observer.outside(other, image).item() == pytest.approx(0.1 if index in view.pictured else 0)

@@ -111,14 +111,14 @@ def test_counterfactuals_are_asked_of_the_judged_subjects(report, tmp_path):
 
 
 def test_metrics_come_last_so_that_they_stand_for_all_files(report, tmp_path, monkeypatch):
-    (tmp_path / "metrics.json").write_text("of an earlier evaluation")
+    earlier = [tmp_path / name for name in ("metrics.json", "whatif.csv", "report.html", "figures/whatif.png")]
     (tmp_path / "figures").mkdir()
-    (tmp_path / "figures" / "whatif.png").write_text("of an earlier evaluation")
+    for file in earlier:
+        file.write_text("of an earlier evaluation")
     monkeypatch.setattr(report, "write_subjects", lambda: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         report.write()
-    assert not (tmp_path / "metrics.json").exists()
-    assert not (tmp_path / "figures" / "whatif.png").exists()
+    assert not any(file.exists() for file in earlier)
 
 
 def test_every_subject_has_a_row(report, tmp_path):

@@ -16,6 +16,19 @@ from tests.report_page.examples import ruler, some_frames, some_heart
 VALUE = {"value": 0.944, "low": 0.902, "high": 0.961}
 TABLE = Table("wide", "A wide table", "With many columns.", {"model": {f"column {k}": VALUE for k in range(12)}})
 PIXELS = "return [...document.querySelectorAll('#panes canvas')].map((canvas) => canvas.toDataURL()).join()"
+YELLOW_AND_BLUE = """
+    const found = [0, 0];
+    for (const canvas of document.querySelectorAll('#panes canvas')) {
+        const copy = new OffscreenCanvas(canvas.width, canvas.height).getContext('2d', {willReadFrequently: true});
+        copy.drawImage(canvas, 0, 0);
+        const {data} = copy.getImageData(0, 0, canvas.width, canvas.height);
+        for (let i = 0; i < data.length; i += 4) {
+            found[0] += data[i] - data[i + 2] > 60;
+            found[1] += data[i + 2] - data[i] > 60;
+        }
+    }
+    return found;
+"""
 REQUESTED = "return performance.getEntriesByType('resource').map((entry) => entry.name)"
 
 
@@ -103,6 +116,18 @@ def test_contours_and_difference_can_be_switched(page):
     assert text(page, "legend") == ""
     assert changes(page, lambda: click(page, "#difference"))
     assert text(page, "legend").split("\n") == ["brighter than the reconstruction", "darker"]
+
+
+def test_what_became_brighter_is_yellow_and_what_became_darker_blue(page):
+    click(page, "#outlines")
+    assert page.execute_script(YELLOW_AND_BLUE) == [0, 0]
+    press(page, "slider-LVEDV", Keys.ARROW_RIGHT)  # more bright blood
+    assert changes(page, lambda: click(page, "#difference"))
+    yellow, blue = page.execute_script(YELLOW_AND_BLUE)
+    assert yellow > 2 * blue
+    assert changes(page, lambda: press(page, "slider-LVEDV", Keys.ARROW_LEFT, Keys.ARROW_LEFT))
+    yellow, blue = page.execute_script(YELLOW_AND_BLUE)
+    assert blue > 2 * yellow
 
 
 def test_kind_slice_scan_and_subject_can_be_chosen(page):

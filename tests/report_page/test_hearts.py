@@ -36,9 +36,9 @@ def test_in_the_population_the_rest_follows_as_expected(subject):
 
 
 def test_requests_that_are_not_allowed_are_not_offered():
-    frames = some_frames(changes=(-1000, 10, 1000))
+    frames = some_frames(changes=(-1000, 7.7, 10, 1000))
     offers = frames.subject(some_heart())["requests"][ALL_ELSE_EQUAL]["LVEDV"]
-    assert [offer["amount"] for offer in offers] == [10]
+    assert [offer["amount"] for offer in offers] == [7.7, 10]  # the very numbers of the page, which looks them up
 
 
 def test_what_is_allowed_depends_on_what_else_may_change(monkeypatch):

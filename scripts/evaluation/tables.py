@@ -175,6 +175,9 @@ def instrument_table(found: Mapping[str, Any]) -> Table:
         "Segmentation and regressor have learned from scans of the training subjects alone. The self-report are the "
         "maps that are decoded with the image (of a scan, those of its mask): no proof of what an image shows."
     )
+    for instrument, lines in found.get("corrected", {}).items():
+        slopes = ", ".join(f"{name} {line['slope']:.2f}" for name, line in lines.items())
+        note += f" The {instrument} is corrected by scans that it has not learned from; its slopes were {slopes}."
     rows = {
         f"{name}, {instrument}": {
             f"{title}, {images}": of_attribute(values, name)

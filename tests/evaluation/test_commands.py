@@ -162,6 +162,7 @@ def test_instruments_learn_from_scans_of_training_subjects_only():
     for name in ("segmentation", "regressor"):
         assert config[name]["trainer"]["train_data_loader"]["dataset"] == "@instruments#dataset"
     assert "@network" not in str(config).replace("#network", "")
+    assert config["segmentation"]["calibrate"]["loader"]["dataset"]["data"]["section"] == "@instrument_section"
 
 
 def evaluate(cohort, study, **changes):

@@ -77,6 +77,9 @@ def test_counterfactuals_stand_beside_what_their_instruments_are_worth():
         < 1e-3
         < worth.rows["RVEDV, reader"]["error, reconstructions"]["value"]
     )
+    found["corrected"] = {"reader": {"LVEDV": {"slope": 0.913, "offset": 8.0}}}
+    assert whatif_tables(found)[0].note.endswith("that it has not learned from; its slopes were LVEDV 0.91.")
+    assert "corrected" not in worth.note
     assert "LVEDV 48 of 48 (48)" in answers.note
     assert "-20, -10, +10, +20 mL (all else equal)" in answers.note
     assert cell(preserved.rows["Dice, LV"]["changed"]) == "0 [0, 0]"  # the world's maps have no largest share

@@ -165,6 +165,17 @@ def test_instruments_learn_from_scans_of_training_subjects_only():
     assert config["segmentation"]["calibrate"]["loader"]["dataset"]["data"]["section"] == "@instrument_section"
 
 
+def test_instruments_learn_from_the_crops_of_the_training_but_with_maps():
+    steps = ConfigParser.load_config_file(CONFIGS / "train.json")["train"]["deterministic_transforms"]
+    own = ConfigParser.load_config_file(CONFIGS / "evaluate.json")["instruments"]["preprocessing"]["transforms"]
+    for number, (step, other) in enumerate(zip(steps, own, strict=False)):
+        if isinstance(other, str):
+            assert other == f"@train#deterministic_transforms#{number}"
+            assert "@view" not in step.values()
+        else:
+            assert other == step | {"view": "@instruments#view"}
+
+
 def evaluate(cohort, study, **changes):
     run = study / "beta_vae_es_seed_0"
     paths = {"dataset_dir": str(cohort / "scans"), "datalist": str(cohort / "datalist.json"), "output_dir": str(run)}

@@ -328,4 +328,6 @@ def left_to_ask(name: str, before: Mapping[str, float], limits: tuple[float, flo
     least, most = np.ceil((low - before[name]) / APART) * APART + 0, np.floor((high - before[name]) / APART) * APART + 0
     unit = UNITS.get(name, "")
     heart = f"to the model this heart has {before[name]:.1f} {unit}"
-    return f"{heart}, which leaves " + (f"changes from {least:+.1f} to {most:+.1f} {unit}" if least <= most else "none")
+    if least > most:
+        return f"{heart}, and no change of it can be asked for"
+    return f"{heart}, which leaves changes from {least:+.1f} to {most:+.1f} {unit}"

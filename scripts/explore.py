@@ -17,7 +17,7 @@ from scripts.cohort.attributes import UNITS
 from scripts.cohort.datalist import load_items
 from scripts.counterfactual import ALL_ELSE_EQUAL, IN_POPULATION, RequestError
 from scripts.figures import attribute_name
-from scripts.inference.answers import FAR, far_sentence
+from scripts.inference.answers import far_sentence, missed_sentence
 from scripts.live_hearts import LiveHearts
 
 if TYPE_CHECKING:
@@ -138,10 +138,12 @@ class Explorer:
         others = [round(now[other]) for other in self.hearts.names if other != name]
         picture = self.redraw(base, changed.tolist(), outlines, difference)
         moved = self.hearts.counterfactuals.distance(start, changed).item()
+        wanted = (before if kind == ALL_ELSE_EQUAL else {}) | {name: value}
+        cautions = filter(None, (missed_sentence(now, wanted), far_sentence(moved)))
         message = (
             f"{attribute_name(name)}: {value:.0f} {UNITS.get(name, '')} asked, {now[name]:.0f} by its own account. "
             f"Found and drawn in {1000 * (time.perf_counter() - begin):.0f} ms."
-        ) + (f"\n\n**{far_sentence(moved)}**" if moved > FAR else "")
+        ) + "".join(f"\n\n**{caution}**" for caution in cautions)
         return [changed.tolist(), *others, picture, self.hearts.table(before, now), message]
 
     def redraw(self, base: list, code: list, outlines: bool, difference: bool) -> str:

@@ -234,7 +234,7 @@ def test_a_heart_without_a_possible_change_is_told_so():
     tool.population.low[0] = 100.0
     tool.population.high[0] = 120.0
     (refusal,) = tool.refusals(MEANS[None] + torch.tensor([[0.0, 0, 0, 55, 0, 0]]), "LVEDV", -60.0)
-    assert str(refusal).endswith("to the model this heart has 150.0 mL, which leaves none")
+    assert str(refusal).endswith("to the model this heart has 150.0 mL, and no change of it can be asked for")
 
 
 def test_in_the_population_both_phases_become_smaller():

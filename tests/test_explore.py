@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from urllib.parse import urlsplit
 
@@ -12,7 +13,7 @@ from gradio_client import Client
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
-from scripts.counterfactual import ALL_ELSE_EQUAL
+from scripts.counterfactual import ALL_ELSE_EQUAL, IN_POPULATION
 from scripts.explore import HOST, SAMPLE, SUBJECT, Explorer, gradio_module, subjects_of
 from tests.browser import chromium, until
 from tests.live_hearts import live_hearts
@@ -75,11 +76,20 @@ def test_what_is_wrong_with_model_and_scan_is_told(client, address, tmp_path):
         until(browser, lambda: "The range is known from 3 scans only." in browser.page_source)
 
 
+def test_what_could_not_be_held_is_told(client, hearts, monkeypatch):
+    _, *before = client.predict(SUBJECT, 2, True, False, api_name="/choose")
+    monkeypatch.setattr(hearts, "ask", lambda code, name, value, kind: hearts.sample(4))
+    message = client.predict(before[0] + 3, ALL_ELSE_EQUAL, True, False, api_name="/ask_LVEDV")[-1]
+    assert re.search(r"\*\*NOT FULFILLED: \w+ is -?\d+ instead of \d+ mL\.\*\*", message)
+    free = client.predict(before[0] + 3, IN_POPULATION, True, False, api_name="/ask_LVEDV")[-1]
+    assert "NOT FULFILLED" not in free or "LVEDV is" in free
+
+
 def test_a_far_move_is_told(client, hearts, monkeypatch):
     _, *before = client.predict(SUBJECT, 2, True, False, api_name="/choose")
     assert "FAR" not in ask(client, before[0] + 1)[-1]
     monkeypatch.setattr(hearts.counterfactuals, "distance", lambda start, changed: torch.tensor([2.5]))
-    assert "FAR: the code moved by up to 2.5 standard deviations" in ask(client, before[0] + 2)[-1]
+    assert "FAR: the code moved by up to 2.50 standard deviations" in ask(client, before[0] + 2)[-1]
 
 
 def test_a_kept_heart_is_the_next_one_asked(client):

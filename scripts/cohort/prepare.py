@@ -18,7 +18,7 @@ from scripts.cohort.journal import examine_changed
 from scripts.cohort.layout import MASKS, PHASES, find_subjects
 from scripts.cohort.privacy import summarized
 from scripts.cohort.quality import QualityRules
-from scripts.cohort.split import split_by_column, split_subjects
+from scripts.cohort.split import SECTIONS, split_by_column, split_subjects
 from scripts.parallel import Workers
 from scripts.segmentation.missing import segment_missing
 from scripts.storage import output_folder, read_csv, repeated_lines, write_csv
@@ -85,6 +85,8 @@ def prepare(
         names = [row["subject"] for row in included]
         sections = split_by_column(included, split_column) if split_column else split_subjects(names, split, seed)
         write_datalist(target / "datalist.json", included, sections)
+        counts = Counter(sections.values())
+        print(f"Split: {', '.join(f'{counts[section]} {section}' for section in SECTIONS)}.")
     print_summary(rows, target)
     if not included:
         raise ValueError(

@@ -89,6 +89,7 @@ def summarized(texts: Iterable[tuple[str, str]]) -> list[tuple[int, str]]:
     for subject, text in texts:
         told = without_name(text, subject)
         kinds.setdefault(NUMBER.sub("#", told), []).append(told)
-    examples = [kind[0] + (" (in one case; numbers differ)" if len(set(kind)) > 1 else "") for kind in kinds.values()]
+    mark = " (one of them; numbers of others differ)"
+    examples = [kind[0] + (mark if len(set(kind)) > 1 else "") for kind in kinds.values()]
     counted = zip(map(len, kinds.values()), examples, strict=True)
     return sorted(counted, key=lambda kind: -kind[0])

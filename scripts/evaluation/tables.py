@@ -177,7 +177,8 @@ def instrument_table(found: Mapping[str, Any]) -> Table:
     )
     for instrument, lines in found.get("corrected", {}).items():
         slopes = ", ".join(f"{name} {line['slope']:.2f}" for name, line in lines.items())
-        note += f" The {instrument} is corrected by scans that it has not learned from; its slopes were {slopes}."
+        why = f"is corrected by scans that it has not learned from; its slopes were {slopes}"
+        note += f" The {instrument} {why if lines else 'is not corrected: there were too few other scans to do so'}."
     rows = {
         f"{name}, {instrument}": {
             f"{title}, {images}": of_attribute(values, name)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from scripts.cohort.attributes import UNITS
 from scripts.counterfactual import ALL_ELSE_EQUAL, Counterfactuals, Request
 from scripts.inference.results import Result, digits
 
@@ -77,8 +78,16 @@ def answer_of(result: Result, request: Request, counterfactuals: Counterfactuals
 
 
 def far_sentence(moved: float) -> str:
-    """What a move of more than ``FAR`` means."""
-    return f"FAR: the code moved by up to {moved:.1f} standard deviations; pictures may break."
+    """What a move of more than ``FAR`` means; nothing for a smaller one."""
+    return f"FAR: the code moved by up to {moved:.2f} standard deviations; pictures may break." if moved > FAR else ""
+
+
+def missed_sentence(after: Mapping[str, float], asked: Mapping[str, float]) -> str:
+    """Which attribute is farthest from what it was to be, where that is ``NOTABLE``."""
+    worst = max(asked, key=lambda name: abs(after[name] - asked[name]))
+    if abs(after[worst] - asked[worst]) <= NOTABLE:
+        return ""
+    return f"NOT FULFILLED: {worst} is {after[worst]:.0f} instead of {asked[worst]:.0f} {UNITS.get(worst, '')}."
 
 
 def answer_row(answer: Answer) -> dict[str, Any]:

@@ -81,9 +81,10 @@ def print_cautions(table: Path, calibration: Calibration | None) -> None:
     if known:
         meaning = f", of which estimates mean little (see {table})" if flagged["True"] else ""
         print(f"Out of range: {flagged['True']} of {known} scans{meaning}")
-    missed = sum(float(row.get("missed") or 0) > NOTABLE for row in rows)
+    missed = [left for row in rows if (left := float(row.get("missed") or 0)) > NOTABLE]
     if missed:
-        print(f"Not fulfilled: {missed} of {len(rows)} requests, by more than {NOTABLE:g} mL (missed in {table})")
+        share = f"{len(missed)} of {len(rows)} requests, by more than {NOTABLE:g} and up to {max(missed):.0f} mL"
+        print(f"Not fulfilled: {share} (missed in {table})")
     for caution in calibration.cautions() if calibration is not None else ():
         print(f"Caution: {caution}")
 

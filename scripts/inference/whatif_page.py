@@ -29,7 +29,7 @@ from scripts.figures import (
     attribute_name,
     outlines,
 )
-from scripts.inference.answers import FAR, NOTABLE, Answer, far_sentence
+from scripts.inference.answers import Answer, far_sentence, missed_sentence
 from scripts.inference.page import DPI, FOOTER, WARNING, picture_rows, range_sentence, row_names
 from scripts.storage import atomic_path
 from scripts.views import View
@@ -254,9 +254,8 @@ def notes(figure: Figure, answer: Answer, view: View) -> None:
 def warning_of(answer: Answer) -> str:
     """Why the numbers or the pictures after are not to be taken for the asked heart; nothing where they are."""
     told = "" if answer.by_maps else "NOT MEASURED: numbers are told by the code; the pictures may show others."
-    left = f"NOT FULFILLED: up to {answer.missed:.0f} mL from what was asked." if answer.missed > NOTABLE else ""
-    far = far_sentence(answer.moved) if answer.moved > FAR else ""
-    return "\n".join(filter(None, (told, "  ".join(filter(None, (left, far))))))
+    moves = missed_sentence(answer.after, answer.asked), far_sentence(answer.moved)
+    return "\n".join(filter(None, (told, "  ".join(filter(None, moves)))))
 
 
 def text(figure: Figure, left: float, top: float, content: str, **style: object) -> object:

@@ -188,5 +188,5 @@ def with_fractions(names: Sequence[str], values: torch.Tensor) -> torch.Tensor:
 
 
 def listed(values: torch.Tensor) -> list[list[float | None]]:
-    """Numbers (B, A) for JSON: tenths, and None for what is not finite."""
-    return [[round(value, 1) if torch.tensor(value).isfinite() else None for value in row] for row in values.tolist()]
+    """Numbers (B, A) for JSON, not yet as round as they are shown, and None for what is not finite."""
+    return [[round(value, 3) if torch.tensor(value).isfinite() else None for value in row] for row in values.tolist()]

@@ -54,6 +54,6 @@ def test_a_name_is_taken_out_of_what_the_system_says(name):
 
 def test_texts_that_differ_in_numbers_and_names_are_one():
     texts = [("a", "a_sa.nii.gz is missing"), ("b", "RV has 6 voxels"), ("c", "RV has 7.5 voxels"), ("d", "no mask")]
-    rv = "RV has 6 voxels (in one case; numbers differ)"
+    rv = "RV has 6 voxels (one of them; numbers of others differ)"
     assert summarized(texts) == [(2, rv), (1, "<subject>_sa.nii.gz is missing"), (1, "no mask")]
     assert summarized([("a", "RV has 6 voxels"), ("b", "RV has 6 voxels")]) == [(2, "RV has 6 voxels")]

@@ -79,6 +79,10 @@ def test_counterfactuals_stand_beside_what_their_instruments_are_worth():
     )
     found["corrected"] = {"reader": {"LVEDV": {"slope": 0.913, "offset": 8.0}}}
     assert whatif_tables(found)[0].note.endswith("that it has not learned from; its slopes were LVEDV 0.91.")
+    found["corrected"] = {"reader": {}}
+    assert whatif_tables(found)[0].note.endswith(
+        "The reader is not corrected: there were too few other scans to do so."
+    )
     assert "corrected" not in worth.note
     assert "LVEDV 48 of 48 (48)" in answers.note
     assert "-20, -10, +10, +20 mL (all else equal)" in answers.note

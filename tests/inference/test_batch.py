@@ -58,7 +58,7 @@ def test_failures_are_listed_by_kind_and_tell_by_the_exit_code(tmp_path, capsys)
     assert len((tmp_path / "excluded.csv").read_text().splitlines()) == 4
     text = capsys.readouterr().out
     assert "No result for 3 subjects" in text
-    assert "  2: LV has 3 voxels (in one case; numbers differ)\n" in text
+    assert "  2: LV has 3 voxels (one of them; numbers of others differ)\n" in text
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, KeyError])
@@ -90,7 +90,7 @@ def test_what_holds_for_the_results_is_said_where_nobody_opens_a_page(tmp_path, 
     print_cautions(table, None)
     printed = capsys.readouterr().out
     assert "Out of range: 0 of 2 scans\n" in printed
-    assert "Not fulfilled: 1 of 2 requests, by more than 1 mL" in printed
+    assert "Not fulfilled: 1 of 2 requests, by more than 1 and up to 7 mL" in printed
     table.write_text("subject\na\n")
     print_cautions(table, None)
     assert capsys.readouterr().out == ""

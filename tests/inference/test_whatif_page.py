@@ -66,7 +66,7 @@ def test_numbers_of_each_attribute_stand_in_a_row():
 
 @pytest.mark.parametrize(("missed", "told"), [(0.5, False), (-7.0, True)])
 def test_a_request_that_is_missed_is_told(missed, told):
-    warning = "NOT FULFILLED: up to 7 mL from what was asked."
+    warning = f"NOT FULFILLED: RVESV is {BEFORE['RVESV'] - 7:.0f} instead of {BEFORE['RVESV']:.0f} mL."
     assert (warning in texts(missed=missed)) == told
 
 
@@ -100,8 +100,8 @@ def test_numbers_that_are_not_measured_are_told():
     assert any("those of the decoded maps" in text for text in texts())
     warned = texts(view=View(), missed=6.0, moved=2.5)
     (warning,) = (text for text in warned if text.startswith("NOT MEASURED: numbers are told by the code"))
-    assert "NOT FULFILLED: up to 6 mL" in warning
-    assert "FAR: the code moved by up to 2.5 standard deviations" in warning
+    assert "NOT FULFILLED: RVESV is" in warning
+    assert "FAR: the code moved by up to 2.50 standard deviations" in warning
 
 
 def test_images_and_outlines_are_those_of_both_hearts():

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import filecmp
+import json
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -125,6 +126,9 @@ def main() -> None:
     arguments.add_argument("--overlays", nargs="*", default=["compact.json", "phantom.json", "faithful.json"])
     arguments.add_argument("--changes", nargs="*", type=float, default=[-20.0, 20.0])
     arguments.add_argument("--instruments", type=Path, help="the evaluation's ceiling_dir, by default the model folder")
+    arguments.add_argument(
+        "--keys", type=json.loads, default={}, help="of the evaluation, '{\"instrument_epochs\":30}'"
+    )
     arguments.add_argument("--limit", type=int, default=30, help="held-out subjects")
     for name, kind, default in (("subjects", int, 200), ("seed", int, 0), ("failing", int, 1)):
         arguments.add_argument(f"--{name}", type=kind, default=default, help="of run phantom")
@@ -133,7 +137,7 @@ def main() -> None:
     options = arguments.parse_args()
     parser = ConfigParser()
     parser.read_config([CONFIGS / name for name in ("train.json", *options.overlays, "evaluate.json")])
-    parser.update({"device": "$torch.device('cpu')"})
+    parser.update({"device": "$torch.device('cpu')", **options.keys})
     paths = {"dataset_dir": options.scans, "datalist": options.datalist, "output_dir": options.model}
     paths["ceiling_dir"] = options.instruments or options.model
     parser.update({key: str(path) for key, path in paths.items()})

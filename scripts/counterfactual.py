@@ -210,13 +210,12 @@ class Counterfactuals:
         index = self.index(name)
         check_kind(kind)
         amounts = torch.as_tensor(amounts).to(values).expand(len(values))
-        after = self.expected(values, name, amounts, kind).tolist()
+        both = values, self.expected(values, name, amounts, kind)
+        hearts, changed = ([dict(zip(self.names, row, strict=True)) for row in part.tolist()] for part in both)
         limits = self.population.low[index], self.population.high[index]
-        hearts = [dict(zip(self.names, heart, strict=True)) for heart in values.tolist()]
         refusals: list[RequestError | None] = []
-        for before, row in zip(hearts, after, strict=True):
-            problem = outside(name, row[index], limits)
-            problem = problem or impossible(name, before, dict(zip(self.names, row, strict=True)))
+        for before, after in zip(hearts, changed, strict=True):
+            problem = outside(name, after[name], limits) or impossible(name, before, after)
             refusals.append(problem and RequestError(f"{problem}; {left_to_ask(name, before, limits, kind)}"))
         return refusals
 

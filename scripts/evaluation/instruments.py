@@ -154,6 +154,11 @@ class Calibrated:
         self.instrument, self.names = instrument, tuple(names)
         self.lines = {name: Line() for name in self.names}
 
+    @property
+    def corrected(self) -> dict[str, Line]:
+        """The lines of the attributes that are corrected."""
+        return {name: line for name, line in self.lines.items() if line != Line()}
+
     def __call__(self, image: torch.Tensor) -> torch.Tensor:
         """Attributes, as of ``Instrument``."""
         values = self.instrument(image)
@@ -197,14 +202,14 @@ def calibrate(
 ) -> Calibrated:
     """Calibrate an instrument, and print its slopes; see ``Calibrated.calibrate``."""
     instrument.calibrate(loader, fewest, device)
-    found = {each: line.slope for each, line in instrument.lines.items() if line != Line()}
-    told = ", ".join(f"{each} {slope:.2f}" for each, slope in found.items()) or f"none (it takes {fewest} scans)"
+    slopes = (f"{each} {line.slope:.2f}" for each, line in instrument.corrected.items())
+    told = ", ".join(slopes) or f"none (it takes {fewest} scans)"
     print(f"Slopes by which the {name} is corrected: {told}.", flush=True)
     return instrument
 
 
-def scans_of(section: str, datalist: str | os.PathLike, **options: Any) -> list[dict[str, Any]]:
-    """The items of a section, as of ``load_items``; none where it is empty."""
+def scans_of(section: str | None, datalist: str | os.PathLike, **options: Any) -> list[dict[str, Any]]:
+    """The items of a section, as of ``load_items``; none where it is empty, or not asked for (None)."""
     return load_items(datalist, section=section, **options) if read_datalist(datalist).get(section) else []
 
 

@@ -45,7 +45,8 @@ class Answer:
     @property
     def missed(self) -> float:
         """By how much the heart after is at most not what was asked, in mL."""
-        return max(abs(self.after[name] - value) for name, value in self.asked.items())
+        worst = farthest(self.after, self.asked)
+        return abs(self.after[worst] - self.asked[worst])
 
 
 def answer_of(result: Result, request: Request, counterfactuals: Counterfactuals) -> Answer:
@@ -82,9 +83,14 @@ def far_sentence(moved: float) -> str:
     return f"FAR: the code moved by up to {moved:.2f} standard deviations; pictures may break." if moved > FAR else ""
 
 
+def farthest(after: Mapping[str, float], asked: Mapping[str, float]) -> str:
+    """The attribute that is farthest from what it was to be."""
+    return max(asked, key=lambda name: abs(after[name] - asked[name]))
+
+
 def missed_sentence(after: Mapping[str, float], asked: Mapping[str, float]) -> str:
     """Which attribute is farthest from what it was to be, where that is ``NOTABLE``."""
-    worst = max(asked, key=lambda name: abs(after[name] - asked[name]))
+    worst = farthest(after, asked)
     if abs(after[worst] - asked[worst]) <= NOTABLE:
         return ""
     return f"NOT FULFILLED: {worst} is {after[worst]:.0f} instead of {asked[worst]:.0f} {UNITS.get(worst, '')}."

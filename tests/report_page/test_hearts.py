@@ -90,9 +90,8 @@ def test_ejection_fractions_follow_from_volumes():
 
 
 def test_what_is_not_finite_is_null():
-    assert listed(torch.tensor([[69.4774, torch.nan, torch.inf]])) == [
-        [69.477, None, None]
-    ]  # rounded once, by the page
+    values = torch.tensor([[69.4774, torch.nan, torch.inf]])
+    assert listed(values) == [[69.477, None, None]]  # the page rounds, once
 
 
 def noisy_heart():

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 HOST = "127.0.0.1"
 SUBJECT, SAMPLE = "subject of the datalist", "sample of the prior"
+NO_SCAN = "A sample of the prior has no scan."
 KINDS = (("all else equal", ALL_ELSE_EQUAL), ("as in the population", IN_POPULATION))
 # The browser asks no other host, whatever a version of Gradio may put into its page.
 POLICY = "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; form-action 'self'; frame-ancestors 'self'"
@@ -107,16 +108,17 @@ class Explorer:
     # What happens on the page. A heart travels as the list of its code.
 
     def choose(self, source: str, number: float | None, outlines: bool, difference: bool) -> list[Any]:
-        """Take another heart: what to know of it, and all that ``keep`` gives."""
-        number, notes = int(number or 0), []
+        """Take another heart: what to know of it, its scan, and all that ``keep`` gives."""
+        number, notes, scan = int(number or 0), [], NO_SCAN
         try:
             if source == SUBJECT:
-                code, notes = self.hearts.subject(number)
+                code, image, notes = self.hearts.subject(number)
+                scan = self.hearts.picture(image, image, outlines=True, difference=False)
             else:
                 code = self.hearts.sample(number)
         except ValueError as error:
             raise self.gradio.Error(str(error)) from error
-        return [warnings(notes), *self.keep(code.tolist(), outlines, difference)]
+        return [warnings(notes), scan, *self.keep(code.tolist(), outlines, difference)]
 
     def keep(self, code: list, outlines: bool, difference: bool) -> list[Any]:
         """Make a heart the one that is asked: its code twice, sliders, picture, table and message."""
@@ -200,6 +202,8 @@ class Explorer:
                     parts["difference"] = gr.Checkbox(False, label="difference (yellow: brighter, blue: darker)")
                 parts["message"] = gr.Markdown(elem_id="message")
                 parts["table"] = gr.HTML()
+                with gr.Accordion("Scan of the subject", open=False, visible=bool(self.hearts.items)):
+                    parts["scan"] = gr.HTML(elem_id="scan")
         return parts
 
     def connect(self, blocks: gradio.Blocks, parts: Mapping[str, Any]) -> None:
@@ -208,7 +212,7 @@ class Explorer:
         whole = [parts["base"], parts["code"], *parts["sliders"], parts["picture"], parts["table"], parts["message"]]
         way = {"concurrency_id": "network", "concurrency_limit": 1, "show_progress": "hidden"}
         chosen = {"fn": self.choose, "inputs": [parts["source"], parts["number"], *shown], **way}
-        chosen["outputs"] = [parts["notes"], *whole]
+        chosen["outputs"] = [parts["notes"], parts["scan"], *whole]
         blocks.load(**chosen, api_name="load")
         parts["source"].input(**chosen, api_name="choose")
         parts["number"].input(**chosen, api_name=False)

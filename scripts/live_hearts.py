@@ -16,6 +16,7 @@ from scripts.calibration.calibration import Calibration
 from scripts.cohort.attributes import UNITS
 from scripts.counterfactual import Counterfactuals
 from scripts.figures import OUTLINES, attribute_name
+from scripts.inference.answers import gap_notes
 from scripts.inference.loading import reason
 from scripts.inference.page import extent_notes, range_notes
 from scripts.report_page.pictures import BRIGHTER, DARKER, FINENESS, OPACITY, STRONG, WEAK, data_uri, outline_paths
@@ -51,8 +52,8 @@ class LiveHearts:
         self.decoded = lru_cache(KEPT)(self._decoded)
 
     @torch.no_grad()
-    def subject(self, number: int) -> tuple[torch.Tensor, list[str]]:
-        """The code (1, D) of a subject, and what to know of its scan before one trusts what is shown of it.
+    def subject(self, number: int) -> tuple[torch.Tensor, torch.Tensor, list[str]]:
+        """The code (1, D) of a subject, its scan (C, H, W), and what to know before one trusts what is shown of it.
 
         Raises:
             ValueError: for a number that none has, a scan that cannot be read or cropped (with the reason in words), or
@@ -69,7 +70,8 @@ class LiveHearts:
         if not all(part.isfinite().all() for part in (codes, log_variances, reconstruction)):
             raise ValueError(f"the network gives values of subject {number} that are not finite (NaN or infinite).")
         novelty = self.calibration.novelty(codes[0].cpu(), log_variances[0].cpu(), image, reconstruction)
-        return codes, [*range_notes(novelty), *extent_notes(self.view, image)]
+        gaps = gap_notes(self.values(codes), self.items[number - 1])
+        return codes, image, [*range_notes(novelty), *gaps, *extent_notes(self.view, image)]
 
     def sample(self, number: int) -> torch.Tensor:
         """A code (1, D) drawn from the prior, the same each time for a number."""

@@ -14,7 +14,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
 from scripts.counterfactual import ALL_ELSE_EQUAL, IN_POPULATION
-from scripts.explore import HOST, SAMPLE, SUBJECT, Explorer, gradio_module, subjects_of
+from scripts.explore import HOST, NO_SCAN, SAMPLE, SUBJECT, Explorer, gradio_module, subjects_of
 from tests.browser import chromium, until
 from tests.live_hearts import live_hearts
 
@@ -48,7 +48,7 @@ def test_it_is_served_on_this_machine_alone(address):
 
 
 def test_a_slider_gives_another_image(client, hearts):
-    notes, *sliders, before, _, _ = client.predict(SUBJECT, 2, True, False, api_name="/choose")
+    notes, _, *sliders, before, _, _ = client.predict(SUBJECT, 2, True, False, api_name="/choose")
     assert notes == ""
     assert sliders == [round(value) for value in hearts.values(hearts.subject(2)[0]).values()]
     value = sliders[0] + 5
@@ -60,8 +60,15 @@ def test_a_slider_gives_another_image(client, hearts):
     assert f"{value} mL asked, {value} by its own account" in message
 
 
+def test_the_scan_stands_beside_what_the_model_draws_of_it(client, hearts):
+    scans = [client.predict(SUBJECT, number, False, True, api_name="/choose")[1] for number in (1, 2)]
+    images = [hearts.items[row]["image"] for row in (0, 1)]
+    assert scans == [hearts.picture(image, image, outlines=True, difference=False) for image in images]
+    assert client.predict(SAMPLE, 3, True, False, api_name="/choose")[1] == NO_SCAN
+
+
 def test_a_refused_request_says_why_and_changes_nothing(client):
-    _, *before = client.predict(SUBJECT, 1, True, False, api_name="/choose")
+    _, _, *before = client.predict(SUBJECT, 1, True, False, api_name="/choose")
     asked = client.predict(before[0] + 1, ALL_ELSE_EQUAL, True, False, api_name="/ask_LVESV")
     assert asked[-1].startswith(f"Refused: LVESV of {before[0] + 1} mL is not possible: LVEDV of")
     assert client.predict(True, False, api_name="/keep")[-3] == before[-3]
@@ -77,7 +84,7 @@ def test_what_is_wrong_with_model_and_scan_is_told(client, address, tmp_path):
 
 
 def test_what_could_not_be_held_is_told(client, hearts, monkeypatch):
-    _, *before = client.predict(SUBJECT, 2, True, False, api_name="/choose")
+    _, _, *before = client.predict(SUBJECT, 2, True, False, api_name="/choose")
     monkeypatch.setattr(hearts, "ask", lambda code, name, value, kind: hearts.sample(4))
     message = client.predict(before[0] + 3, ALL_ELSE_EQUAL, True, False, api_name="/ask_LVEDV")[-1]
     assert re.search(r"\*\*NOT FULFILLED: \w+ is -?\d+ instead of \d+ mL\.\*\*", message)
@@ -86,14 +93,14 @@ def test_what_could_not_be_held_is_told(client, hearts, monkeypatch):
 
 
 def test_a_far_move_is_told(client, hearts, monkeypatch):
-    _, *before = client.predict(SUBJECT, 2, True, False, api_name="/choose")
+    _, _, *before = client.predict(SUBJECT, 2, True, False, api_name="/choose")
     assert "FAR" not in ask(client, before[0] + 1)[-1]
     monkeypatch.setattr(hearts.counterfactuals, "distance", lambda start, changed: torch.tensor([2.5]))
     assert "FAR: the code moved by up to 2.50 standard deviations" in ask(client, before[0] + 2)[-1]
 
 
 def test_a_kept_heart_is_the_next_one_asked(client):
-    _, *first = client.predict(SAMPLE, 3, True, False, api_name="/choose")
+    _, _, *first = client.predict(SAMPLE, 3, True, False, api_name="/choose")
     asked = ask(client, first[0] + 4)
     kept = client.predict(True, False, api_name="/keep")
     assert kept[0] == first[0] + 4

@@ -23,21 +23,30 @@ def hearts():
 
 
 def test_a_subject_has_the_code_of_its_image(hearts):
-    code, notes = hearts.subject(2)
+    code, image, notes = hearts.subject(2)
     assert torch.equal(code[0], hearts.items[1]["image"][0, 0, : code.shape[1]])
+    assert torch.equal(image, hearts.items[1]["image"])
     assert notes == []
     with pytest.raises(ValueError, match="there is no subject 4: the datalist has 3"):
         hearts.subject(4)
 
 
 def test_a_scan_out_of_range_is_told_of(hearts):
-    _, (note,) = hearts.subject(3)
+    *_, (note,) = hearts.subject(3)
     assert note.startswith("This scan is out of the range that the model knows, more unusual than 99 %")
+
+
+def test_a_heart_drawn_unlike_its_masks_is_told_of():
+    hearts = live_hearts()
+    own = hearts.values(hearts.subject(1)[0])
+    hearts.items[0] |= own | {"LVEDV": None, "RVESV": own["RVESV"] - 30, "MyoEDV": own["MyoEDV"] + 20}
+    *_, (note,) = hearts.subject(1)
+    assert f"its RVESV is {own['RVESV']:.0f} where the masks have {own['RVESV'] - 30:.0f} mL" in note
 
 
 def test_a_scan_with_fewer_slices_is_told_of(hearts, monkeypatch):
     monkeypatch.setattr(View, "inside", lambda view, image: torch.tensor([[True, False, False], [True, True, False]]))
-    assert hearts.subject(1)[1] == [
+    assert hearts.subject(1)[-1] == [
         "Of 3 slices, the scan has 1 at ED, 2 at ES; the others lie beyond it and are black."
     ]
 

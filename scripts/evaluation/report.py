@@ -25,6 +25,7 @@ from scripts.evaluation.samples import GeneratedSamples, SamplePairs
 from scripts.evaluation.tables import all_tables, table_rows, to_markdown
 from scripts.figures import reconstruction_figure, samples_figure, traversal_figure
 from scripts.metrics import partial_correlations, spearman
+from scripts.metrics.preconditions import LEAST_SUBJECTS
 from scripts.networks import VariationalAutoencoder
 from scripts.storage import atomic_path, output_folder, write_csv, write_json
 from scripts.views import View
@@ -118,7 +119,10 @@ class EvaluationReport:
             with atomic_path(output_folder(self.folder / "figures") / f"{name}.png") as part:
                 figure.savefig(part)
         write_json(self.folder / METRICS_FILE, without_nan(metrics))
-        print(f"Evaluation of {len(self.test['records'].pseudonyms)} subjects: {self.folder / 'tables.md'}")
+        count = len(self.test["records"].pseudonyms)
+        print(f"Evaluation of {count} subjects: {self.folder / 'tables.md'}")
+        if count < LEAST_SUBJECTS:
+            print(f"Caution: most metrics of codes are undefined, since they take at least {LEAST_SUBJECTS} subjects.")
 
     def code_rows(self) -> dict[str, CodeRow]:
         """Codes of the model and of the rows beside it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -94,6 +95,25 @@ def missed_sentence(after: Mapping[str, float], asked: Mapping[str, float]) -> s
     if abs(after[worst] - asked[worst]) <= NOTABLE:
         return ""
     return f"NOT FULFILLED: {worst} is {after[worst]:.0f} instead of {asked[worst]:.0f} {UNITS.get(worst, '')}."
+
+
+def gap_notes(own: Mapping[str, float], masks: Mapping[str, float | None]) -> list[str]:
+    """How far the heart that a model draws of a scan is from the scan's masks, where those are known.
+
+    Args:
+        own: attribute to what the model says of the drawn heart.
+        masks: attribute to what was measured on the masks; None, NaN or absent where unknown.
+    """
+    known = {name: masks[name] for name in own if masks.get(name) is not None and not math.isnan(masks[name])}
+    if not known:
+        return []
+    worst = farthest(own, known)
+    if abs(own[worst] - known[worst]) <= NOTABLE:
+        return []
+    return [
+        f"A change starts from the heart that the model draws, which is not quite the scan's: its {worst} is "
+        f"{own[worst]:.0f} where the masks have {known[worst]:.0f} {UNITS.get(worst, '')} (the largest difference)."
+    ]
 
 
 def answer_row(answer: Answer) -> dict[str, Any]:

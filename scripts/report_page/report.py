@@ -18,6 +18,7 @@ from scripts.counterfactual import check_changes, counterfactuals_of
 from scripts.evaluation.records import SubjectRecords
 from scripts.evaluation.report import METRICS_FILE, PAGE_FILE, device_of
 from scripts.evaluation.tables import all_tables
+from scripts.inference.answers import gap_notes
 from scripts.inference.page import extent_notes, range_notes
 from scripts.networks import VariationalAutoencoder
 from scripts.report_page.document import figure_parts, render
@@ -90,13 +91,15 @@ class EvaluatedHearts:
         device = device_of(self.network)
         image = torch.as_tensor(self.dataset[row]["image"]).float().to(device)
         code = torch.as_tensor(self.records.codes[row], dtype=torch.float32, device=device)
-        novelty = self.novelty(row, image, code)
+        novelty, told = self.novelty(row, image, code), self.counterfactuals.attributes(code[None])[0].tolist()
+        own = dict(zip(self.counterfactuals.names, told, strict=True))
+        masks = dict(zip(self.calibration.attributes, self.records.attributes[row].tolist(), strict=True))
         return Heart(
             number=self.records.pseudonyms[row],
             image=image,
             code=code,
-            attributes=dict(zip(self.calibration.attributes, self.records.attributes[row].tolist(), strict=True)),
-            notes=[*range_notes(novelty), *extent_notes(self.view, image)],
+            attributes=masks,
+            notes=[*range_notes(novelty), *gap_notes(own, masks), *extent_notes(self.view, image)],
             out_of_range=novelty.out_of_range,
         )
 

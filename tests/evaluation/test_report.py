@@ -81,6 +81,15 @@ def test_training_and_test_are_not_exchanged(report, tmp_path):
     assert metrics["subjects"] == {"training": 30, "test": 20}
 
 
+def test_an_evaluation_of_few_subjects_does_not_end_like_a_success(report, capsys):
+    report.write()
+    assert "Caution" not in capsys.readouterr().out
+    report.test |= handlers(9, 3, 0.8)
+    report.test["quality"].rows = report.test["quality"].rows[:9]
+    report.write()
+    assert "Caution: most metrics of codes are undefined" in capsys.readouterr().out
+
+
 def test_figures_show_the_test_subjects(report):
     figures = dict(report.figures(report.code_rows()["model"], report.judge_samples()[1]))
     assert set(figures) == {"reconstructions", "walks", "scatter", "correlations", "samples"}  # there is no log

@@ -76,8 +76,25 @@ def test_what_is_wrong_with_the_model_stands_before_all_else(tmp_path, capsys):
     assert "Caution: This model knows <nothing>." in capsys.readouterr().out
 
 
+def with_known_masks(hearts):
+    """The same hearts, whose masks have what the model draws."""
+    hearts.records.attributes = hearts.counterfactuals.attributes(torch.tensor(hearts.records.codes).float()).numpy()
+    return hearts
+
+
+def test_a_heart_drawn_unlike_its_masks_has_a_note():
+    hearts = with_known_masks(evaluated())
+    assert not hearts.heart(4).notes
+    own = float(hearts.records.attributes[4, 1])
+    hearts.records.attributes[4, 1] += 40
+    hearts.records.attributes[4, 0] = np.nan
+    (note,) = hearts.heart(4).notes
+    assert f"its RVEDV is {own:.0f} where the masks have {own + 40:.0f} mL" in note
+
+
 def test_a_scan_out_of_range_is_warned_of():
-    in_range, out = (evaluated().heart(row) for row in (4, 3))
+    hearts = with_known_masks(evaluated())
+    in_range, out = (hearts.heart(row) for row in (4, 3))
     assert (in_range.out_of_range, list(in_range.notes)) == (False, [])
     assert out.out_of_range
     assert "more unusual than 99 % of known scans" in out.notes[0]
@@ -96,7 +113,7 @@ def test_the_scan_and_its_reconstruction_tell_the_range():
 
 
 def test_a_heart_with_fewer_slices_has_a_note():
-    hearts = evaluated()
+    hearts = with_known_masks(evaluated())
     hearts.dataset[4]["image"] = torch.ones(VIEW.channels, 4, 4)
     hearts.dataset[4]["image"][2] = 0
     assert "Of 3 slices, the scan has 2 at ED, 3 at ES" in hearts.heart(4).notes[0]

@@ -95,8 +95,7 @@ def refuse_other_settings(
     known: Mapping[str, Any], asked: Mapping[str, Any], path: Path, training: bool = False
 ) -> None:
     """Raise ValueError naming the settings that are not those of a training, and what to do in another one or else."""
-    # As JSON would give them back: tuples become lists.
-    other = differences(known, json.loads(json.dumps(asked)))
+    other = differences(known, asked)
     if other:
         remedy = ""
         if training:
@@ -109,14 +108,22 @@ def refuse_other_settings(
         )
 
 
-def differences(known: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
-    """What differs between settings, in words; those that an older version did not know yet are left out."""
+def differences(known: Mapping[str, Any], asked: Mapping[str, Any], lenient: bool = True) -> list[str]:
+    """What differs between settings, in words.
+
+    Args:
+        known: as they were read from JSON.
+        asked: which may have tuples.
+        lenient: leave out settings that an older version did not know yet.
+    """
     found = []
-    for key, value in asked.items():
+    for key, value in json.loads(json.dumps(asked)).items():
         if isinstance(value, Mapping) and isinstance(known.get(key), Mapping):
-            found += differences(known[key], value)
+            found += differences(known[key], value, lenient)
         elif key in known and value != known[key]:
             found.append(f"{key} is {value}, was {known[key]}")
+        elif key not in known and not lenient:
+            found.append(f"{key} is {value}, was not known to an earlier version")
     return found
 
 

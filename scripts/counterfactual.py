@@ -27,7 +27,7 @@ from scripts.networks import VariationalAutoencoder
 from scripts.views import View
 
 ALL_ELSE_EQUAL, IN_POPULATION = "all_else_equal", "population"
-KINDS = (ALL_ELSE_EQUAL, IN_POPULATION)
+KINDS = {ALL_ELSE_EQUAL: "all else equal", IN_POPULATION: "as in the population"}  # with their names for people
 TOLERANCE = 0.1  # mL: far below what a segmentation can tell; where moves cost, they are balanced with what is left
 ASKED = 2.0  # times as much as that of another attribute counts the error of the one that is asked for, before squaring
 COST = 0.08  # of what an attribute gains in mL from all dimensions: that error is as bad as a move of 1 deviation
@@ -301,9 +301,9 @@ def outside(name: str, value: float, limits: tuple[float, float]) -> str | None:
 def impossible(name: str, before: Mapping[str, float], after: Mapping[str, float]) -> str | None:
     """Why there is no heart with these attributes, where a change of one, and what follows it, has made it so."""
     changed = {each for each, value in after.items() if value != before[each]}
-    for each, value in after.items():
-        if each not in SIGNED and not value > 0:
-            return f"this would leave {each} at {value:.0f} {UNITS.get(each, '')}; it has to be above 0"
+    for each in after:
+        if each in changed and each not in SIGNED and not after[each] > 0:
+            return f"this would leave {each} at {after[each]:.0f} {UNITS.get(each, '')}; it has to be above 0"
     for larger, smaller in CAVITIES:
         pair = {larger, smaller}
         if pair & changed and pair <= set(after) and not after[larger] > after[smaller]:
@@ -323,7 +323,7 @@ def left_to_ask(name: str, before: Mapping[str, float], limits: tuple[float, flo
             low = max(low, before.get(smaller, low) + APART)
         elif name == smaller:
             high = min(high, before.get(larger, high) - APART)
-    # Not rounded to the next: what is named must not be refused. Adding 0 makes a negative zero positive.
+    # Not rounded to the next: all else equal, what is named must not be refused. Adding 0 makes -0 positive.
     least, most = np.ceil((low - before[name]) / APART) * APART + 0, np.floor((high - before[name]) / APART) * APART + 0
     unit = UNITS.get(name, "")
     heart = f"to the model this heart has {before[name]:.1f} {unit}"

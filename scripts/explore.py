@@ -15,9 +15,9 @@ import torch
 
 from scripts.cohort.attributes import UNITS
 from scripts.cohort.datalist import load_items
-from scripts.counterfactual import ALL_ELSE_EQUAL, IN_POPULATION, RequestError
+from scripts.counterfactual import ALL_ELSE_EQUAL, KINDS, RequestError
 from scripts.figures import attribute_name
-from scripts.inference.answers import far_sentence, missed_sentence
+from scripts.inference.answers import far_sentence, judged, missed_sentence
 from scripts.live_hearts import LiveHearts
 
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 HOST = "127.0.0.1"
 SUBJECT, SAMPLE = "subject of the datalist", "sample of the prior"
 NO_SCAN = "A sample of the prior has no scan."
-KINDS = (("all else equal", ALL_ELSE_EQUAL), ("as in the population", IN_POPULATION))
 # The browser asks no other host, whatever a version of Gradio may put into its page.
 POLICY = "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; form-action 'self'; frame-ancestors 'self'"
 FONTS = ("system-ui", "sans-serif")
@@ -140,7 +139,7 @@ class Explorer:
         others = [round(now[other]) for other in self.hearts.names if other != name]
         picture = self.redraw(base, changed.tolist(), outlines, difference)
         moved = self.hearts.counterfactuals.distance(start, changed).item()
-        wanted = (before if kind == ALL_ELSE_EQUAL else {}) | {name: value}
+        wanted = judged(before | {name: value}, name, kind)
         cautions = filter(None, (missed_sentence(now, wanted), far_sentence(moved)))
         message = (
             f"{attribute_name(name)}: {value:.0f} {UNITS.get(name, '')} asked, {now[name]:.0f} by its own account. "
@@ -176,9 +175,11 @@ class Explorer:
             with gr.Column(scale=2, min_width=320):
                 sources = [SUBJECT, SAMPLE] if self.hearts.items else [SAMPLE]
                 parts["source"] = gr.Radio(sources, value=sources[0], label="Heart")
-                most = f"1 to {len(self.hearts.items)}" if self.hearts.items else "any"
-                parts["number"] = gr.Number(1, label=f"Number ({most})", precision=0, minimum=0)
-                parts["kind"] = gr.Radio(KINDS, value=ALL_ELSE_EQUAL, label="What else may change")
+                places = f"subject: its place in the datalist, 1 to {len(self.hearts.items)}; sample: "
+                label = f"Number ({places if self.hearts.items else ''}any)"
+                parts["number"] = gr.Number(1, label=label, precision=0, minimum=0)
+                kinds = [(label, key) for key, label in KINDS.items()]
+                parts["kind"] = gr.Radio(kinds, value=ALL_ELSE_EQUAL, label="What else may change")
                 limits = zip(names, population.low, population.high, strict=True)
                 parts["sliders"] = [
                     gr.Slider(

@@ -256,6 +256,7 @@ def test_a_signed_attribute_may_be_below_zero():
     name = next(iter(SIGNED))
     assert impossible(name, {name: 5.0}, {name: -5.0}) is None
     assert impossible("LVEDV", {"LVEDV": 5.0}, {"LVEDV": -5.0}) is not None
+    assert impossible("LVEDV", {"LVEDV": 5.0, "MyoEDV": -2.0}, {"LVEDV": 25.0, "MyoEDV": -2.0}) is None  # it was so
 
 
 def test_what_follows_in_the_population_must_be_possible_too():

@@ -20,7 +20,8 @@ from tqdm import tqdm
 from scripts.calibration.population import fit_population
 from scripts.cohort.attributes import VOLUMES
 from scripts.counterfactual import ALL_ELSE_EQUAL, Counterfactuals, check_changes, check_kind
-from scripts.evaluation.instruments import Calibrated, Instrument, Segmentation
+from scripts.evaluation.correction import Corrected
+from scripts.evaluation.instruments import Instrument, Segmentation
 from scripts.evaluation.observations import (
     AGREEMENT,
     COMPOSED,
@@ -190,9 +191,9 @@ class Faithfulness:
         answers = Answers(self.names, self.changes, requested, truth, before, after, trips)
         settings = {"kind": self.kind, "changes": self.changes, "round_trip": sorted(self.round_trip)}
         settings["corrected"] = {
-            name: {attribute: line._asdict() for attribute, line in instrument.corrected.items()}
+            name: {attribute: line._asdict() for attribute, line in instrument.lines.items()}
             for name, instrument in observer.instruments.items()
-            if isinstance(instrument, Calibrated)
+            if isinstance(instrument, Corrected)
         }
         return settings | summary(answers, self.seed), answers
 

@@ -10,7 +10,7 @@ from typing import Any
 from monai.engines import SupervisedTrainer
 from torch import nn
 
-from scripts.checkpoint import finite, fit_weights, read, refuse_other_settings, save
+from scripts.checkpoint import differences, finite, fit_weights, read, save
 from scripts.storage import output_folder, read_object, write_json
 
 
@@ -55,9 +55,11 @@ def fit_once(
 def _refuse_another(known: Path, weights: Path, settings: Mapping[str, Any], key: str) -> None:
     if not known.is_file():
         raise ValueError(f"'{known}' is missing, so that {weights.name} beside it may be of other data: remove that.")
-    found = read_object(known, "settings", f"remove it and {weights.name} beside it, which is then trained anew")
-    try:
-        refuse_other_settings(found, settings, known)
-    except ValueError as error:
-        message = f"{weights.name} is of other data or settings: {error} For it, name another --{key}."
-        raise ValueError(message) from error
+    remedy = f"remove it and {weights.name} beside it, which is then trained anew"
+    # Not lenient: of other strides, weights fit in, and measure something else.
+    other = differences(read_object(known, "settings", remedy), settings, lenient=False)
+    if other:
+        raise ValueError(
+            f"{weights.name} is of other data or settings: '{known}' shows that {'; '.join(other)}. Use the configs "
+            f"and overlays (such as compact.json, ed.json) that it was trained for, name another --{key}, or {remedy}."
+        )

@@ -10,34 +10,25 @@ random.
 
 A slice of atria and one of thin-walled ventricles look alike, and a whole slice more or less is 20 mL. So the
 segmentation is told which slice of the view it sees: in made images, too, the base is where the view has it.
-
-What has learned with noise draws to the mean: it finds thin walls too thick and thick ones too thin, and as much less
-of a change. By how much, scans tell that it has not learned from and whose volumes are known: the segmentation is
-calibrated, as any instrument that measures.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
-import numpy as np
 import torch
 from monai.networks.utils import eval_mode
 from monai.transforms import Transform
 from monai.utils.enums import CommonKeys as Keys
-from scipy import stats
 from torch import nn
 from torch.nn.functional import one_hot
 
-from scripts.cohort.datalist import load_items, read_datalist
 from scripts.views import STRUCTURES, View
 
 MAPS = "maps"
 CLASSES = 1 + len(STRUCTURES)  # background first
-SLOPES = 0.5, 2.0  # of an instrument that a line can correct
 
 
 class Instrument(Protocol):
@@ -140,77 +131,6 @@ class Segmentation:
     def __call__(self, image: torch.Tensor) -> torch.Tensor:
         """Volumes, as of ``Instrument``."""
         return map_attributes(self.segment(image), self.view, self.spacing, self.names)
-
-
-class Calibrated:
-    """An instrument that is corrected by its line of measured on true values, for each attribute.
-
-    Args:
-        instrument: to correct; as it is until it is calibrated.
-        names: of its attributes.
-    """
-
-    def __init__(self, instrument: Instrument, names: Sequence[str]) -> None:
-        self.instrument, self.names = instrument, tuple(names)
-        self.lines = {name: Line() for name in self.names}
-
-    @property
-    def corrected(self) -> dict[str, Line]:
-        """The lines of the attributes that are corrected."""
-        return {name: line for name, line in self.lines.items() if line != Line()}
-
-    def __call__(self, image: torch.Tensor) -> torch.Tensor:
-        """Attributes, as of ``Instrument``."""
-        values = self.instrument(image)
-        slopes, offsets = values.new_tensor([self.lines[name] for name in self.names]).T
-        return (values - offsets) / slopes
-
-    @torch.no_grad()
-    def calibrate(self, loader: Iterable[Mapping[str, Any]], fewest: int, device: str | torch.device) -> None:
-        """Take the lines from scans that the instrument has not learned from.
-
-        Args:
-            loader: of batches with ``image`` (B, C, H, W) and true ``attributes`` (B, A), NaN where not known.
-            fewest: scans that a line takes. An attribute with less of them, or with a slope outside ``SLOPES``, which
-                no line can make good, stays as it is.
-            device: of the instrument.
-        """
-        batches = [(self.instrument(batch[Keys.IMAGE].to(device)).cpu(), batch["attributes"].cpu()) for batch in loader]
-        if batches:
-            measured, truth = (torch.cat(parts).double().numpy() for parts in zip(*batches, strict=True))
-            self.lines = {name: fitted_line(truth[:, k], measured[:, k], fewest) for k, name in enumerate(self.names)}
-
-
-class Line(NamedTuple):
-    """Measured values as a line of true ones."""
-
-    slope: float = 1.0
-    offset: float = 0.0
-
-
-def fitted_line(truth: np.ndarray, measured: np.ndarray, fewest: int) -> Line:
-    """The least-squares line of pairs (N,), see ``Calibrated.calibrate``."""
-    known = np.isfinite(truth) & np.isfinite(measured)
-    if np.count_nonzero(known) < fewest or np.ptp(truth[known]) == 0:
-        return Line()
-    fit = stats.linregress(truth[known], measured[known])
-    return Line(float(fit.slope), float(fit.intercept)) if SLOPES[0] < fit.slope < SLOPES[1] else Line()
-
-
-def calibrate(
-    instrument: Calibrated, name: str, loader: Iterable[Mapping[str, Any]], fewest: int, device: str | torch.device
-) -> Calibrated:
-    """Calibrate an instrument, and print its slopes; see ``Calibrated.calibrate``."""
-    instrument.calibrate(loader, fewest, device)
-    slopes = (f"{each} {line.slope:.2f}" for each, line in instrument.corrected.items())
-    told = ", ".join(slopes) or f"none (it takes {fewest} scans)"
-    print(f"Slopes by which the {name} is corrected: {told}.", flush=True)
-    return instrument
-
-
-def scans_of(section: str | None, datalist: str | os.PathLike, **options: Any) -> list[dict[str, Any]]:
-    """The items of a section, as of ``load_items``; none where it is empty, or not asked for (None)."""
-    return load_items(datalist, section=section, **options) if read_datalist(datalist).get(section) else []
 
 
 class ImageRegressor:

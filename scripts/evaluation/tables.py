@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+from scripts.counterfactual import KINDS
+from scripts.evaluation.correction import MeasuredLine, correction_sentence
 from scripts.evaluation.images import QUALITIES
 from scripts.evaluation.interpretability import MODEL
 
@@ -17,9 +19,9 @@ ANSWER_COLUMNS = {
     "error": "error (mL)",
     "monotonicity": "monotonicity",
     "drift": "drift",
-    "reversibility": "there and back (mL)",
-    "composition": "two half steps (mL)",
-    "idle": "no request (mL)",
+    "reversibility": "reversibility (mL)",
+    "composition": "composition (mL)",
+    "idle": "re-encoding (mL)",
 }
 ALL = "mean"  # of all attributes, in the place of one
 ERROR_COLUMNS = {"error": "error", "bias": "bias", "slope": "slope"}
@@ -176,9 +178,8 @@ def instrument_table(found: Mapping[str, Any]) -> Table:
         "maps that are decoded with the image (of a scan, those of its mask): no proof of what an image shows."
     )
     for instrument, lines in found.get("corrected", {}).items():
-        slopes = ", ".join(f"{name} {line['slope']:.2f}" for name, line in lines.items())
-        why = f"is corrected by scans that it has not learned from; its slopes were {slopes}"
-        note += f" The {instrument} {why if lines else 'is not corrected: there were too few other scans to do so'}."
+        fitted = {name: MeasuredLine(**line) for name, line in lines.items()}
+        note += f" The {instrument} {correction_sentence(fitted, list(found['requests']))}"
     rows = {
         f"{name}, {instrument}": {
             f"{title}, {images}": of_attribute(values, name)
@@ -198,12 +199,12 @@ def answer_table(found: Mapping[str, Any]) -> Table:
         f"{name} {count['allowed']} of {count['asked']} ({count['met']})" for name, count in found["requests"].items()
     )
     note = (
-        f"{found['subjects']} subjects, each attribute asked for {changes} mL ({found['kind'].replace('_', ' ')}). "
+        f"{found['subjects']} subjects, each attribute asked for {changes} mL ({KINDS[found['kind']]}). "
         "Slope, R²: of the line of measured on requested changes; 1 is perfect. Error: mean absolute difference of "
         "both. Monotonicity: share of neighboring requests in whose order the measured value rises. Drift: mean "
-        "absolute change of the other attributes that was not requested, in parts of the request. There and back: what "
-        f"is left of a request ({trips} mL) and its opposite; two half steps: difference from one; both encode the "
-        "decoded images and maps again, which alone changes them by 'no request'. Compare with the "
+        "absolute change of the other attributes that was not requested, in parts of the request. Reversibility: what "
+        f"is left of a request ({trips} mL) and its opposite; composition: difference of two half steps and one; both "
+        "encode the decoded images and maps again, which alone makes the change of 're-encoding'. Compare with the "
         "instruments' own errors above. Allowed requests, in the trained range and possible, and in brackets of "
         f"how many the model itself says that the asked attribute is within 1 mL: {counts}."
     )

@@ -72,11 +72,16 @@ def answer_of(result: Result, request: Request, counterfactuals: Counterfactuals
         image=tool.decode(changed)[0].float().cpu().numpy(),
         before=before,
         after=after,
-        asked=asked if kind == ALL_ELSE_EQUAL else {name: asked[name]},
+        asked=judged(asked, name, kind),
         by_maps=tool.measured_by_decoder,
         limits=dict(ranges),
         moved=tool.distance(codes, changed)[0].item(),
     )
+
+
+def judged(asked: Mapping[str, float], name: str, kind: str) -> Mapping[str, float]:
+    """Of what a heart shall have after a change of one attribute, what the answer is judged by; the rest is free."""
+    return asked if kind == ALL_ELSE_EQUAL else {name: asked[name]}
 
 
 def far_sentence(moved: float) -> str:

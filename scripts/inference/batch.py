@@ -84,7 +84,7 @@ def print_cautions(table: Path, calibration: Calibration | None) -> None:
     missed = [left for row in rows if (left := float(row.get("missed") or 0)) > NOTABLE]
     if missed:
         share = f"{len(missed)} of {len(rows)} requests, by more than {NOTABLE:g} and up to {max(missed):.0f} mL"
-        print(f"Not fulfilled: {share} (missed in {table})")
+        print(f"Not fulfilled: {share} (column 'missed' of {table})")
     for caution in calibration.cautions() if calibration is not None else ():
         print(f"Caution: {caution}")
 

@@ -16,7 +16,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
 from scripts.cohort.attributes import UNITS, VOLUMES, derived
-from scripts.counterfactual import ALL_ELSE_EQUAL
+from scripts.counterfactual import ALL_ELSE_EQUAL, KINDS
 from scripts.figures import (
     DIFFERENCE_LIMIT,
     LARGE,
@@ -87,7 +87,7 @@ def title(answer: Answer) -> str:
     """What was asked, in words."""
     name = answer.request.attribute
     before, after, unit = answer.before[name], answer.asked[name], UNITS.get(name, "")
-    rest = "all else equal" if answer.request.kind == ALL_ELSE_EQUAL else "the rest as in the population"
+    rest = ("" if answer.request.kind == ALL_ELSE_EQUAL else "the rest ") + KINDS[answer.request.kind]
     amount = after - before
     digits = 0 if abs(amount - round(amount)) < 0.05 else 1
     change, start, end = f"{amount:+.{digits}f}".replace("-", "−"), f"{before:.{digits}f}", f"{after:.{digits}f}"

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from scripts.cohort.attributes import UNITS
-from scripts.counterfactual import ALL_ELSE_EQUAL, IN_POPULATION, Counterfactuals
+from scripts.counterfactual import ALL_ELSE_EQUAL, IN_POPULATION, KINDS, Counterfactuals
 from scripts.figures import OUTLINES, attribute_name
 from scripts.report_page.pictures import (
     BRIGHTER,
@@ -28,12 +28,9 @@ from scripts.views import View
 Measure = Callable[[torch.Tensor], Mapping[str, Any]]
 BATCH = 32  # images measured at a time
 BUDGET = 12e6  # bytes of all frames, where nobody says how many they may take
-KINDS = {
-    ALL_ELSE_EQUAL: ("All else equal", "Only the attribute that you move is asked to change; the others should stay."),
-    IN_POPULATION: (
-        "As in the population",
-        "The rest of the heart follows, as it does on average in the training subjects.",
-    ),
+NOTES = {
+    ALL_ELSE_EQUAL: "Only the attribute that you move is asked to change; the others should stay.",
+    IN_POPULATION: "The rest of the heart follows, as it does on average in the training subjects.",
 }
 
 
@@ -90,7 +87,7 @@ class HeartFrames:
             "attributes": [{"name": name, "label": attribute_name(name), "unit": UNITS.get(name, "")} for name in rows],
             "sliders": len(self.names),
             "changes": sorted([0.0, *self.changes]),
-            "kinds": [{"key": key, "label": label, "note": note} for key, (label, note) in KINDS.items()],
+            "kinds": [{"key": key, "label": KINDS[key].capitalize(), "note": note} for key, note in NOTES.items()],
             "phases": list(self.view.phases),
             "slices": list(self.view.slice_names),
             "first": self.view.pictured[len(self.view.pictured) // 2],

@@ -26,8 +26,8 @@ from monai.data import DataLoader, Dataset
 from scripts.cohort.datalist import locate, section_items
 from scripts.cohort.phantom import Protocol, plan, write_subject
 from scripts.counterfactual import Counterfactuals
+from scripts.evaluation.correction import Corrected
 from scripts.evaluation.images import dice
-from scripts.evaluation.instruments import Calibrated
 from scripts.metrics.resampling import bootstrap_mean
 from scripts.parallel import Workers, parallel_map
 from scripts.storage import write_json
@@ -77,7 +77,7 @@ def likeness(decoded: torch.Tensor, rendered: torch.Tensor, view: View) -> dict[
 
 
 def compare(
-    model: Counterfactuals, segmentation: Calibrated, parser: ConfigParser, options: argparse.Namespace
+    model: Counterfactuals, segmentation: Corrected, parser: ConfigParser, options: argparse.Namespace
 ) -> dict[str, Any]:
     """Per attribute and change: the model's answer, nothing done, and reconstructions, against rendered hearts, and by
     how many mL the segmentation finds the attribute changed."""
@@ -146,7 +146,7 @@ def main() -> None:
     parser.get_parsed_content("network").eval()
     with torch.enable_grad():  # trained, unless the evaluation has done so
         parser.get_parsed_content("instruments#segmentation#fit")
-    segmentation = parser.get_parsed_content("instruments#segmentation#calibrate")
+    segmentation = parser.get_parsed_content("instruments#segmentation#correct")
     found = compare(parser.get_parsed_content("counterfactuals"), segmentation, parser, options)
     write_json(options.work / "rerendered.json", found)
 

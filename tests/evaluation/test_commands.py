@@ -11,7 +11,7 @@ from monai.bundle import ConfigParser
 from scripts.cohort.phantom import write_cohort
 from scripts.cohort.prepare import prepare
 from scripts.storage import read_csv
-from tests.test_bundle import CONFIGS, bundle
+from tests.test_bundle import CONFIGS, bundle, parse
 
 TINY = {"spatial_size": [32, 32], "spacing": 5, "channels": [8, 8], "latent_dim": 8, "batch_size": 6}
 TINY |= {"perceptual_weight": 0, "max_epochs": 2, "warmup_epochs": 0, "generated_samples": 12}
@@ -158,11 +158,19 @@ def test_an_independent_instrument_measures_the_hearts_of_the_page(whole_heart):
 
 def test_instruments_learn_from_scans_of_training_subjects_only():
     config = ConfigParser.load_config_file(CONFIGS / "evaluate.json")["instruments"]
-    assert config["dataset"]["data"] == "@evaluate#training#items"
+    assert config["items"] == "$@evaluate#training#items[:@instrument_subjects]"
+    assert config["dataset"]["data"] == config["regressor"]["network_def"]["items"] == "@instruments#items"
     for name in ("segmentation", "regressor"):
         assert config[name]["trainer"]["train_data_loader"]["dataset"] == "@instruments#dataset"
+        assert config[name]["correct"]["loader"] == "@instruments#other_scans"
     assert "@network" not in str(config).replace("#network", "")
-    assert config["segmentation"]["calibrate"]["loader"]["dataset"]["data"]["section"] == "@instrument_section"
+    assert config["other_scans"]["dataset"]["data"]["section"] == "@instrument_section"
+
+
+@pytest.mark.parametrize(("section", "other"), [("test", "validation"), ("validation", None)])
+def test_instruments_are_not_corrected_by_the_scans_that_are_judged(section, other):
+    parser = parse("train.json", "stack.json", "anatomy.json", "evaluate.json", section=section)
+    assert parser.get_parsed_content("instrument_section") == other
 
 
 def test_instruments_learn_from_the_crops_of_the_training_but_with_maps():

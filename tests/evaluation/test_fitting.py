@@ -48,6 +48,12 @@ def test_a_network_of_other_data_is_refused(tmp_path):
         fit(tmp_path, {"cohort": "b"})
 
 
+def test_a_network_of_a_version_that_knew_fewer_settings_is_refused(tmp_path):
+    fit(tmp_path, {"common": {"seed": 0}})
+    with pytest.raises(ValueError, match=r"strides is \[1, 2\], was not known.*remove it and judge\.pt"):
+        fit(tmp_path, {"common": {"seed": 0, "strides": (1, 2)}})
+
+
 def test_a_network_of_unknown_origin_is_refused(tmp_path):
     fit(tmp_path)
     (tmp_path / "judge.json").unlink()

@@ -6,14 +6,11 @@ from torch import nn
 
 from scripts.evaluation.instruments import (
     CLASSES,
-    Calibrated,
     ImageRegressor,
-    Line,
     MapsApartd,
     PrepareSlices,
     Segmentation,
     SelfReport,
-    calibrate,
     instruments,
 )
 from scripts.views import View
@@ -128,38 +125,6 @@ def test_all_slices_of_both_phases_have_their_turn():
     counts = torch.tensor(drawn).flatten().long().bincount(minlength=image.numel())
     assert counts.min() > 5
     assert counts.max() < 25
-
-
-def shrunk(image):
-    """Reads 0.8 of the first attribute and 10 too much, the second one not at all, and the third one as it is."""
-    truth = image[:, :3, 0, 0]
-    return torch.stack([0.8 * truth[:, 0] + 10, 50 + 0 * truth[:, 1], truth[:, 2]], dim=1)
-
-
-def known(count):
-    """Batches of 8 scans that show their attributes; of the third one few are known."""
-    truth = 100 + 30 * torch.randn(count, 3, generator=torch.Generator().manual_seed(0))
-    images = truth[:, :, None, None].expand(-1, -1, 4, 4)
-    truth = truth.clone()
-    truth[5:, 2] = torch.nan
-    return [{"image": one, "attributes": other} for one, other in zip(images.split(8), truth.split(8), strict=True)]
-
-
-def test_an_instrument_is_corrected_by_scans_of_known_volumes():
-    tool, scans = Calibrated(shrunk, NAMES[:3]), known(40)
-    image = scans[0]["image"]
-    assert torch.equal(tool(image), shrunk(image))  # not yet
-    tool.calibrate(scans, 30, "cpu")
-    assert tool.lines[NAMES[0]] == pytest.approx((0.8, 10), abs=1e-3)
-    assert torch.allclose(tool(image)[:, 0], image[:, 0, 0, 0], atol=0.01)
-    assert torch.equal(tool(image)[:, 1:], shrunk(image)[:, 1:])  # no line makes these good
-
-
-@pytest.mark.parametrize("count", [0, 29])
-def test_with_few_scans_an_instrument_stays_as_it_is(count, capsys):
-    tool = calibrate(Calibrated(shrunk, NAMES[:3]), "reader", known(count) if count else [], 30, "cpu")
-    assert set(tool.lines.values()) == {Line()}
-    assert "Slopes by which the reader is corrected: none (it takes 30 scans)." in capsys.readouterr().out
 
 
 def test_a_view_has_the_instruments_that_can_measure_it():

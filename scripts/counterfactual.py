@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -71,6 +72,9 @@ class Request:
         key, value = ("change", self.change) if self.target is None else ("target", self.target)
         if not is_number(value):
             raise RequestError(f"{key} {value!r} of {self.attribute} is no number; expected one in mL, such as 20")
+        object.__setattr__(self, key, float(value))  # NumPy's numbers are written to JSON, too
+        if self.change == 0:
+            raise RequestError(f"change 0 of {self.attribute} asks for nothing; expected one in mL, such as 20")
 
     @property
     def name(self) -> str:
@@ -273,7 +277,7 @@ def counterfactuals_of(
 
 def is_number(value: Any) -> bool:
     """Whether a value is a number that a change may be: finite, no truth value, and none that a tensor cannot hold."""
-    return not isinstance(value, bool) and isinstance(value, int | float) and abs(value) <= LARGEST
+    return not isinstance(value, bool) and isinstance(value, Real) and bool(abs(value) <= LARGEST)
 
 
 def check_changes(changes: Any, key: str) -> None:
@@ -329,4 +333,5 @@ def left_to_ask(name: str, before: Mapping[str, float], limits: tuple[float, flo
     heart = f"to the model this heart has {before[name]:.1f} {unit}"
     if least > most:
         return f"{heart}, and no change of it can be asked for"
-    return f"{heart}, which leaves changes from {least:+.1f} to {most:+.1f} {unit}"
+    leaves = "which leaves" if kind == ALL_ELSE_EQUAL else "of which the trained range alone leaves"
+    return f"{heart}, {leaves} changes from {least:+.1f} to {most:+.1f} {unit}"

@@ -15,7 +15,7 @@ import torch
 
 from scripts.cohort.attributes import UNITS
 from scripts.cohort.datalist import load_items
-from scripts.counterfactual import ALL_ELSE_EQUAL, KINDS, RequestError
+from scripts.counterfactual import ALL_ELSE_EQUAL, KINDS, RequestError, is_number
 from scripts.figures import attribute_name
 from scripts.inference.answers import far_sentence, judged, missed_sentence
 from scripts.live_hearts import LiveHearts
@@ -108,8 +108,9 @@ class Explorer:
 
     def choose(self, source: str, number: float | None, outlines: bool, difference: bool) -> list[Any]:
         """Take another heart: what to know of it, its scan, and all that ``keep`` gives."""
-        number, notes, scan = int(number or 0), [], NO_SCAN
+        notes, scan = [], NO_SCAN
         try:
+            number = whole(number)
             if source == SUBJECT:
                 code, image, notes = self.hearts.subject(number)
                 scan = self.hearts.picture(image, image, outlines=True, difference=False)
@@ -130,8 +131,11 @@ class Explorer:
         self, name: str, value: float, base: list, code: list, kind: str, outlines: bool, difference: bool
     ) -> list[Any]:
         """Ask the base heart for a value: the new code, the other sliders, picture, table and message."""
-        begin, start = time.perf_counter(), self.tensor(base)
+        begin = time.perf_counter()
         try:
+            if not is_number(value) or not base:
+                raise RequestError("choose a heart, and ask it for a number.")
+            start = self.tensor(base)
             changed = self.hearts.ask(start, name, value, kind)
         except RequestError as error:
             return [*[self.gradio.skip()] * (len(self.hearts.names) + 2), f"Refused: {error}"]
@@ -231,6 +235,13 @@ class Explorer:
                 trigger_mode="always_last",
                 api_name=f"ask_{name}",
             )
+
+
+def whole(number: float | None) -> int:
+    """A number as whole; 0 for none. ValueError for one that is none."""
+    if number is not None and not is_number(number):
+        raise ValueError(f"{number} is the number of no heart.")
+    return int(number or 0)
 
 
 def warnings(sentences: Sequence[str]) -> str:

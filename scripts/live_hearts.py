@@ -22,6 +22,7 @@ from scripts.inference.page import extent_notes, range_notes
 from scripts.report_page.pictures import BRIGHTER, DARKER, FINENESS, OPACITY, STRONG, WEAK, data_uri, outline_paths
 
 KEPT = 8  # decoded hearts
+LARGEST = 2**32  # numbers of samples
 COLUMNS = 6  # slices beside each other
 BESIDE = 3  # slices of a phase up to which phases stand beside each other
 
@@ -74,7 +75,9 @@ class LiveHearts:
         return codes, image, [*range_notes(novelty), *gaps, *extent_notes(self.view, image)]
 
     def sample(self, number: int) -> torch.Tensor:
-        """A code (1, D) drawn from the prior, the same each time for a number."""
+        """A code (1, D) drawn from the prior, the same each time for a number; ValueError for one beyond all."""
+        if not 0 <= number < LARGEST:
+            raise ValueError(f"there is no sample {number}: numbers run from 0 to {LARGEST - 1}.")
         generator = torch.Generator().manual_seed(number)
         return torch.randn(1, self.network.latent_dim, generator=generator).to(self.device)
 

@@ -275,6 +275,34 @@ def test_a_change_that_no_heart_has_is_no_number(value):
         check_changes([value], "page_changes")
 
 
+def test_numbers_of_numpy_are_numbers():
+    asked = Request("LVEDV", change=np.int64(20))
+    assert (asked.name, type(asked.change)) == ("LVEDV_+20", float)
+    assert Request("LVEDV", target=np.float32(150)) == Request("LVEDV", target=150)
+
+
+def test_a_change_of_nothing_is_refused():
+    with pytest.raises(RequestError, match="change 0 of LVEDV asks for nothing"):
+        Request("LVEDV", change=0.0)
+
+
+def test_in_the_population_the_asked_attribute_costs_nothing_to_move():
+    tool, codes = counterfactuals(), cohort(3, seed=2)
+    tool.cost *= 100
+    changed = tool.change(codes, "LVEDV", 15.0, IN_POPULATION)
+    assert torch.allclose(tool.residuals(codes, changed, "LVEDV", 15.0, IN_POPULATION)[:, 0], torch.zeros(3), atol=0.2)
+
+
+def test_a_refusal_in_the_population_promises_the_trained_range_alone():
+    tool = counterfactuals()
+    values = MEANS[None] + torch.tensor([[0.0, 0, 0, 55, 0, 0]])
+    (refusal,) = tool.refusals(values, "LVEDV", 500.0, IN_POPULATION)
+    low = tool.population.low[0] - values[0, 0].item()
+    assert low < values[0, 3] - values[0, 0]  # what all else equal would leave
+    least = re.search(r"of which the trained range alone leaves changes from (\S+) to", str(refusal))[1]
+    assert float(least) == pytest.approx(low, abs=0.1)
+
+
 def test_distances_are_in_standard_deviations_of_the_training_codes():
     tool, codes = counterfactuals(), cohort(2, seed=1)
     changed = codes + torch.tensor([[0.0] * 8, [0, 0, 0.3, 0, -0.6, 0, 0, 0]])

@@ -99,6 +99,22 @@ def test_a_far_move_is_told(client, hearts, monkeypatch):
     assert "FAR: the code moved by up to 2.50 standard deviations" in ask(client, before[0] + 2)[-1]
 
 
+def test_what_is_no_number_is_told(hearts):
+    page = Explorer(hearts)
+    with pytest.raises(page.gradio.Error, match="nan is the number of no heart"):
+        page.choose(SAMPLE, float("nan"), True, False)
+    code = hearts.sample(1).tolist()
+    assert page.ask("LVEDV", None, code, code, ALL_ELSE_EQUAL, True, False)[-1].startswith("Refused: choose a heart")
+    assert page.ask("LVEDV", 100, [], [], ALL_ELSE_EQUAL, True, False)[-1].startswith("Refused: choose a heart")
+
+
+def test_the_difference_is_that_to_the_heart_that_was_asked(hearts):
+    page, codes = Explorer(hearts), [hearts.sample(number).tolist() for number in (1, 2)]
+    images = [hearts.decode(hearts.sample(number)) for number in (1, 2)]
+    assert page.redraw(codes[0], codes[1], False, True) == hearts.picture(images[1], images[0], False, True)
+    assert page.redraw(codes[0], codes[1], False, True) != hearts.picture(images[1], images[1], False, True)
+
+
 def test_a_kept_heart_is_the_next_one_asked(client):
     _, _, *first = client.predict(SAMPLE, 3, True, False, api_name="/choose")
     asked = ask(client, first[0] + 4)

@@ -10,7 +10,7 @@ from monai.bundle import ConfigParser
 from PIL import Image
 
 from scripts.cohort.layout import SubjectError
-from scripts.counterfactual import ALL_ELSE_EQUAL, RequestError
+from scripts.counterfactual import ALL_ELSE_EQUAL, IN_POPULATION, RequestError
 from scripts.live_hearts import colored, grid
 from scripts.views import View
 from tests.live_hearts import live_hearts
@@ -80,6 +80,21 @@ def test_a_heart_gets_what_is_asked(hearts):
     code = hearts.subject(1)[0]
     value = hearts.values(code)["LVEDV"] + 5
     assert hearts.values(hearts.ask(code, "LVEDV", value, ALL_ELSE_EQUAL))["LVEDV"] == pytest.approx(value, abs=0.2)
+
+
+def test_in_the_population_the_rest_of_a_heart_follows(hearts):
+    code = hearts.subject(1)[0]
+    value = hearts.values(code)["LVEDV"] + 5
+    asked = hearts.ask(code, "LVEDV", value, IN_POPULATION)
+    expected = hearts.counterfactuals.change(code, "LVEDV", 5.0, IN_POPULATION)
+    assert torch.allclose(asked, expected, atol=1e-3)
+    assert not torch.allclose(asked, hearts.ask(code, "LVEDV", value, ALL_ELSE_EQUAL), atol=1e-2)
+
+
+@pytest.mark.parametrize("number", [-1, 2**40])
+def test_a_number_that_draws_no_sample_is_refused(hearts, number):
+    with pytest.raises(ValueError, match=f"there is no sample {number}"):
+        hearts.sample(number)
 
 
 def test_a_heart_is_decoded_once(monkeypatch):

@@ -156,8 +156,8 @@ class Faithfulness:
         check_changes(changes, "whatif_changes")
         if not isinstance(round_trip, list | tuple) or not all(change in changes for change in round_trip):
             raise ValueError(f"whatif_round_trip is {round_trip!r}: expected some of whatif_changes {list(changes)}.")
-        if limit is not None and limit < 1:
-            raise ValueError(f"whatif_subjects is {limit}: at least 1 is needed (intervals need 10).")
+        if limit is not None and (type(limit) is not int or limit < 1):
+            raise ValueError(f"whatif_subjects is {limit!r}: expected a whole number from 1 on (intervals need 10).")
         self.model = partial(Counterfactuals, network, view, spacing)
         self.observer = partial(Observer, instruments=instruments, segmentation=segmentation, lpips=lpips, kind=kind)
         self.names, self.loader = tuple(names), loader

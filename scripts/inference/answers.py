@@ -103,10 +103,10 @@ def missed_sentence(after: Mapping[str, float], asked: Mapping[str, float]) -> s
 
 
 def gap_notes(own: Mapping[str, float], masks: Mapping[str, float | None]) -> list[str]:
-    """How far the heart that a model draws of a scan is from the scan's masks, where those are known.
+    """How far the heart as a model sees it is from the scan's masks, where those are known.
 
     Args:
-        own: attribute to what the model says of the drawn heart.
+        own: attribute to what the model says of a scan's heart, by decoded maps or by its code.
         masks: attribute to what was measured on the masks; None, NaN or absent where unknown.
     """
     known = {name: masks[name] for name in own if masks.get(name) is not None and not math.isnan(masks[name])}
@@ -116,7 +116,7 @@ def gap_notes(own: Mapping[str, float], masks: Mapping[str, float | None]) -> li
     if abs(own[worst] - known[worst]) <= NOTABLE:
         return []
     return [
-        f"A change starts from the heart that the model draws, which is not quite the scan's: its {worst} is "
+        f"A change starts from the heart as the model sees it, which is not quite the scan's: its {worst} is "
         f"{own[worst]:.0f} where the masks have {known[worst]:.0f} {UNITS.get(worst, '')} (the largest difference)."
     ]
 

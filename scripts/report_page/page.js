@@ -45,7 +45,8 @@
   const minus = (text) => text.replace("-", "−");
   const whole = (value) => (value == null ? "–" : minus(String(Math.round(value) || 0)));
   const signed = (value) => (Math.round(value) > 0 ? "+" : "") + whole(value);
-  const change = (value, before) => (value == null || before == null ? "" : signed(value - before));
+  // Of the numbers that are shown, so that a reader who subtracts them finds it.
+  const change = (value, before) => (value == null || before == null ? "" : signed(Math.round(value) - Math.round(before)));
 
   function element(tag, properties = {}, ...children) {
     const made = Object.assign(document.createElement(tag), properties);

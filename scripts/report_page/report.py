@@ -47,6 +47,9 @@ class EvaluatedHearts:
 
     Attributes:
         absent: why there are no hearts to change; nothing where there are.
+
+    Raises:
+        ValueError: for a count or changes that tell nothing, naming their key.
     """
 
     def __init__(
@@ -63,6 +66,8 @@ class EvaluatedHearts:
         measure: Measure | None = None,
         instrument: str = "an independent instrument",
     ) -> None:
+        if type(count) is not int or count < 0:
+            raise ValueError(f"page_subjects is {count!r}: expected a whole number of subjects, 0 for none.")
         if count:
             check_changes(changes, "page_changes")
         self.network, self.view, self.calibration = network, view, calibration
@@ -124,6 +129,8 @@ class ReportPage:
         """Write the page and print where it is, with what to do where it got too large."""
         metrics = read_metrics(self.folder / METRICS_FILE)
         figures, absent = figure_parts((self.folder / "figures").glob("*.png")), self.hearts.absent
+        if not absent and not self.hearts.rows():
+            absent = f"no subject has a value of {self.hearts.calibration.attributes[0]}, by which they are chosen"
         left = LARGEST - TEXTS - sum(len(figure["source"]) for figure in figures)
         calibration = self.hearts.calibration
         cautions = calibration.cautions() if calibration is not None else []

@@ -138,6 +138,8 @@ def test_counterfactuals_of_whole_hearts_are_measured(whole_heart):
     assert "Training the segmentation instrument for 4 epochs" in text
     found = json.loads((run / "eval" / "metrics.json").read_text())["faithfulness"]
     assert list(found["instruments"]) == ["segmentation", "regressor", "self-report"]
+    assert set(found["corrected"]) == {"segmentation", "regressor"}
+    assert "The segmentation is not corrected: that takes more such scans" in text
     assert sum(count["allowed"] for count in found["requests"].values()) > 20
     assert found["answers"]["self-report"]["slope"]["value"] > 0.5
     assert found["instruments"]["self-report"]["scans"]["error"]["value"] < 25  # slices are 30 mm apart
@@ -165,6 +167,16 @@ def test_instruments_learn_from_scans_of_training_subjects_only():
         assert config[name]["correct"]["loader"] == "@instruments#other_scans"
     assert "@network" not in str(config).replace("#network", "")
     assert config["other_scans"]["dataset"]["data"]["section"] == "@instrument_section"
+
+
+def test_corrected_instruments_measure_once_they_are_corrected():
+    config = ConfigParser.load_config_file(CONFIGS / "evaluate.json")
+    for name in ("segmentation", "regressor"):
+        assert config["faithfulness"]["instruments"][name] == f"@instruments#{name}#corrected"
+        steps = [f"$@instruments#{name}#{step}" for step in ("fit", "correct")]
+        places = [config["run"].index(step) for step in (*steps, "$@evaluate#test#evaluator.run()")]
+        assert places == sorted(places)
+    assert config["page"]["hearts"]["measure"]["instrument"] == "@instruments#segmentation#corrected"
 
 
 @pytest.mark.parametrize(("section", "other"), [("test", "validation"), ("validation", None)])

@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
-from scripts.counterfactual import RequestError
+from scripts.counterfactual import IN_POPULATION, Counterfactuals, RequestError
 from scripts.evaluation.faithfulness import measurable, own
 from scripts.views import View
 from tests.evaluation.world import NAMES, SCALE, Generator, ask, hearts
@@ -68,6 +69,20 @@ def test_instruments_are_judged_on_scans_and_on_reconstructions():
     assert errors["reconstructions"] == pytest.approx(np.abs(0.5 * SCALE * hearts()).mean(), rel=1e-3)
 
 
+def test_a_request_that_is_not_met_is_not_counted_as_met(monkeypatch):
+    monkeypatch.setattr(Counterfactuals, "residuals", lambda self, codes, *request: torch.full((len(codes), 3), -5.0))
+    metrics, _ = ask(Generator())
+    assert metrics["requests"]["LVEDV"] == {"asked": 48, "allowed": 48, "met": 0}
+
+
+def test_what_is_allowed_depends_on_what_else_may_change(monkeypatch):
+    kinds = []
+    allowed = Counterfactuals.allowed
+    monkeypatch.setattr(Counterfactuals, "allowed", lambda *request: (kinds.append(request[-1]), allowed(*request))[1])
+    ask(Generator(), kind=IN_POPULATION)
+    assert set(kinds) == {IN_POPULATION}
+
+
 def test_requests_beyond_the_trained_range_are_left_out_and_counted():
     codes = hearts()
     codes[:3, 0] = 2.8  # 156 of at most 160 mL
@@ -128,6 +143,8 @@ def test_rows_hold_what_was_asked_and_measured():
         ({"changes": "10"}, "whatif_changes"),
         ({"round_trip": [15]}, "whatif_round_trip"),
         ({"limit": 0}, "whatif_subjects"),
+        ({"limit": 2.5}, "whatif_subjects"),
+        ({"limit": "ten"}, "whatif_subjects"),
         ({"kind": "magic"}, "kind 'magic'"),
         ({"regularized": False}, "measure_whatif"),
     ],

@@ -35,6 +35,16 @@ def test_in_the_population_the_rest_follows_as_expected(subject):
     assert any(abs(larger["asked"][k] - before["asked"][k]) > 0.5 for k in range(1, 6))
 
 
+def test_the_heart_of_each_kind_is_the_one_that_was_solved_for():
+    frames, heart = some_frames(changes=(10,)), some_heart()
+    requests, tool = frames.subject(heart)["requests"], frames.counterfactuals
+    for kind in (ALL_ELSE_EQUAL, IN_POPULATION):
+        changed = tool.attributes(tool.change(heart.code[None], "LVEDV", 10.0, kind))[0]
+        assert requests[kind]["LVEDV"][0]["own"][:6] == pytest.approx(changed.tolist(), abs=0.05)
+    own = [requests[kind]["LVEDV"][0]["own"] for kind in (ALL_ELSE_EQUAL, IN_POPULATION)]
+    assert own[0] != pytest.approx(own[1], abs=0.5)
+
+
 def test_requests_that_are_not_allowed_are_not_offered():
     frames = some_frames(changes=(-1000, 7.7, 10, 1000))
     offers = frames.subject(some_heart())["requests"][ALL_ELSE_EQUAL]["LVEDV"]

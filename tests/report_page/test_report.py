@@ -64,6 +64,18 @@ def test_subjects_are_chosen_from_small_to_large():
     assert evaluated(count=0).rows() == []
 
 
+@pytest.mark.parametrize("count", [-1, 2.5, "3", True])
+def test_a_count_of_subjects_that_is_none_is_refused(count):
+    with pytest.raises(ValueError, match="page_subjects is"):
+        evaluated(count=count)
+
+
+def test_without_a_subject_to_choose_the_page_says_why(tmp_path):
+    hearts = evaluated()
+    hearts.records.attributes[:, 0] = np.nan
+    assert "no subject has a value of LVEDV" in written(tmp_path, hearts)
+
+
 def test_numbers_are_pseudonyms(tmp_path):
     text = written(tmp_path, evaluated())
     assert [int(number) for number in re.findall(r'"number": (\d+)', text)] == [3, 5]

@@ -94,10 +94,16 @@ def farthest(after: Mapping[str, float], asked: Mapping[str, float]) -> str:
     return max(asked, key=lambda name: abs(after[name] - asked[name]))
 
 
+def notable(after: Mapping[str, float], asked: Mapping[str, float]) -> str:
+    """The same where its distance is more than ``NOTABLE``; else, or where nothing is asked, no name."""
+    worst = farthest(after, asked) if asked else ""
+    return worst if worst and abs(after[worst] - asked[worst]) > NOTABLE else ""
+
+
 def missed_sentence(after: Mapping[str, float], asked: Mapping[str, float]) -> str:
     """Which attribute is farthest from what it was to be, where that is ``NOTABLE``."""
-    worst = farthest(after, asked)
-    if abs(after[worst] - asked[worst]) <= NOTABLE:
+    worst = notable(after, asked)
+    if not worst:
         return ""
     return f"NOT FULFILLED: {worst} is {after[worst]:.0f} instead of {asked[worst]:.0f} {UNITS.get(worst, '')}."
 
@@ -110,10 +116,8 @@ def gap_notes(own: Mapping[str, float], masks: Mapping[str, float | None]) -> li
         masks: attribute to what was measured on the masks; None, NaN or absent where unknown.
     """
     known = {name: masks[name] for name in own if masks.get(name) is not None and not math.isnan(masks[name])}
-    if not known:
-        return []
-    worst = farthest(own, known)
-    if abs(own[worst] - known[worst]) <= NOTABLE:
+    worst = notable(own, known)
+    if not worst:
         return []
     return [
         f"A change starts from the heart as the model sees it, which is not quite the scan's: its {worst} is "

@@ -73,17 +73,32 @@ def in_plane_power(name: str) -> int:
 
 
 def base_is_first(masks: Mapping[str, np.ndarray]) -> bool:
-    """Whether the slices run from base to apex, found from the cavities, which are larger at the base.
+    """Whether the slices run from base to apex.
 
     Both phases decide together, so that they cannot contradict each other.
     """
-    tendency = 0.0
-    for mask in masks.values():
-        pixels = slice_pixels(mask)
-        cavities = (pixels["LV"] + pixels["RV"]).astype(float)
-        heart = np.flatnonzero(cavities)
-        tendency += np.sum((heart - heart.mean()) * cavities[heart]) / cavities.sum()
-    return bool(tendency < 0)
+    return sum(apical_drift(mask) for mask in masks.values()) < 0
+
+
+def apical_drift(mask: np.ndarray) -> float:
+    """By how many slices what is large at the base lies towards the last slice (above 0) or the first (below 0).
+
+    There are two signs of the base, since each of them fails for some hearts: the cavities are larger there, and the
+    slice with the largest RV lies on the base's side of the LV's middle, also of an LV that is widest near its apex.
+    """
+    pixels = slice_pixels(mask)
+    cavities, left, right = pixels["LV"] + pixels["RV"], pixels["LV"] + pixels["Myo"], pixels["RV"]
+    drift = 0.0
+    if cavities.any():
+        drift += middle(cavities) - middle(cavities > 0)
+    if left.any() and right.any():
+        drift += middle(right == right.max()) - middle(left)
+    return drift
+
+
+def middle(weights: np.ndarray) -> float:
+    """The slice in the middle of weights (Z,), which are not all 0."""
+    return float(np.average(np.arange(len(weights)), weights=weights))
 
 
 def basal_slices(masks: Mapping[str, np.ndarray], min_pixels: int = 10) -> dict[str, int]:

@@ -1,9 +1,10 @@
-"""What a heart's mask looks like: structures are whole, and the RV ends at the base as in masks of experts."""
+"""What a heart's mask looks like: structures are whole, and the RV begins and ends as in masks of experts."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from monai.transforms import KeepLargestConnectedComponent
@@ -55,48 +56,80 @@ def mended_slice(section: np.ndarray) -> np.ndarray:
     return kept
 
 
-def without_partial_base(mask: np.ndarray, least: float) -> np.ndarray:
-    """A label mask (X, Y, Z) whose RV does not end at the base in a slice that shows a part of it only.
-
-    Experts outline the RV at the base whole or not at all; a network that is not sure outlines a part. That decides
-    which slice is the basal one.
+class RVLimits(NamedTuple):
+    """What the RV is like in nearly all masks of experts; by default, anything.
 
     Args:
-        mask: a predicted mask.
-        least: area of the RV's most basal slice by that of the slice after it; below it, the RV is left out there.
+        base_ratio: that it has at least, see ``base_ratio``.
+        apical_growth: that it has in any slice at most, see ``apical_growth``.
     """
-    if base_ratio(mask) >= least:
-        return mask
+
+    base_ratio: float = 0.0
+    apical_growth: float = math.inf
+
+
+def within(mask: np.ndarray, limits: RVLimits) -> np.ndarray:
+    """A label mask (X, Y, Z) without the slices of RV that experts would not have outlined.
+
+    At the base they outline the RV whole or not at all; a network that is not sure outlines a part of it, and that
+    decides which slice is the basal one. From its largest slice the RV tapers towards the apex; where it grows again,
+    a network has taken for it what lies beside the apex, and the RV ends before.
+    """
+    slices, areas = rv_areas(mask)
+    growing = np.flatnonzero(apical_growth(areas) > limits.apical_growth)
+    outside = slices[growing[0] :] if len(growing) else slices[:0]
+    if base_ratio(areas) < limits.base_ratio:
+        outside = [slices[0], *outside]
     mask = mask.copy()
-    section = mask[..., rv_slices(mask)[0]]
-    section[section == LABELS["RV"]] = 0
+    for z in outside:
+        mask[..., z][mask[..., z] == LABELS["RV"]] = 0
     return mask
 
 
-def base_ratio(mask: np.ndarray) -> float:
-    """Area of the RV in its most basal slice by that in the next; infinite where there are no two slices of RV."""
-    slices = rv_slices(mask)
-    if len(slices) < 2:
-        return float("inf")
-    first, second = (np.count_nonzero(mask[..., z] == LABELS["RV"]) for z in slices[:2])
-    return first / second
+def base_ratio(areas: np.ndarray) -> float:
+    """Area of the RV in its most basal slice by that in the next; infinite where there are no two slices of RV.
+
+    Args:
+        areas: as of ``rv_areas``.
+    """
+    return float(areas[0] / areas[1]) if len(areas) > 1 else math.inf
 
 
-def rv_slices(mask: np.ndarray) -> np.ndarray:
-    """Slices that show the RV, from base to apex."""
-    slices = np.flatnonzero((mask == LABELS["RV"]).any(axis=(0, 1)))
-    return slices if not len(slices) or base_is_first({"": mask}) else slices[::-1]
+def apical_growth(areas: np.ndarray) -> np.ndarray:
+    """What each slice of RV has more than the one before it, in parts of the largest area; 0 where the RV tapers, and
+    up to its largest slice.
+
+    Args:
+        areas: as of ``rv_areas``.
+    """
+    growth = np.diff(areas, prepend=areas[:1]).clip(0) / areas.max(initial=1)
+    growth[: areas.argmax() + 1 if len(areas) else 0] = 0
+    return growth
 
 
-def usual_base_ratio(items: Sequence[Mapping[str, Any]], percentile: float) -> float:
-    """The ratio that nearly all masks of a cohort exceed.
+def rv_areas(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Slices that show the RV, and its pixels in each, from base to apex."""
+    areas = np.count_nonzero(mask == LABELS["RV"], axis=(0, 1))
+    slices = np.flatnonzero(areas)
+    ordered = slices if base_is_first({"": mask}) else slices[::-1]
+    return ordered, areas[ordered]
+
+
+def usual_limits(items: Sequence[Mapping[str, Any]], base_percentile: float, apex_percentile: float) -> RVLimits:
+    """The limits that nearly all masks of a cohort keep.
 
     Args:
         items: subjects of a datalist with full paths.
-        percentile: part of the masks that may have a smaller one, in percent.
+        base_percentile, apex_percentile: part of the masks that may be outside of each limit, in percent.
     """
     masks = (read_mask(item[f"mask_{phase}"], item[f"frame_{phase}"]) for item in items for phase in PHASES)
-    return float(np.percentile([base_ratio(mask) for mask in masks], percentile, method="lower"))
+    areas = [rv_areas(mask)[1] for mask in masks]
+    ratios = [base_ratio(each) for each in areas]
+    growths = [apical_growth(each).max(initial=0) for each in areas]
+    return RVLimits(
+        base_ratio=float(np.percentile(ratios, base_percentile, method="lower")),
+        apical_growth=float(np.percentile(growths, 100 - apex_percentile, method="higher")),
+    )
 
 
 def largest_piece(region: np.ndarray) -> np.ndarray:

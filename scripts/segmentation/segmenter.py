@@ -15,11 +15,12 @@ from monai.transforms import ScaleIntensity, ScaleIntensityRangePercentiles
 from torch.nn.functional import pad
 
 from scripts import checkpoint
-from scripts.segmentation.anatomy import mended, without_partial_base
+from scripts.segmentation.anatomy import RVLimits, mended, within
 from scripts.segmentation.slices import CLASSES, check_pixels, resized, to_slices
 from scripts.shipped import require_shipped
 
 FILE = "segmentation.pt"
+NO_LIMITS = RVLimits()
 # The model zoo's ventricular_short_axis_3label, from its configs: slices with the pixels that they have, each scaled to
 # [0, 1], padded to 256 x 256; labels as here.
 ZOO_UNET = {
@@ -45,7 +46,7 @@ class Segmenter:
         divisor: what height and width are padded to a multiple of.
         min_size: what height and width are padded to at least; twice the divisor where that is more, since instance
             normalization needs more than the one pixel that the deepest layer would see of the divisor.
-        base_ratio: see ``without_partial_base``; 0 leaves the RV as it is predicted.
+        limits: of the RV, see ``within``; by default, it is left as it is predicted.
     """
 
     def __init__(
@@ -55,11 +56,11 @@ class Segmenter:
         spacing: float | None,
         divisor: int,
         min_size: int = 1,
-        base_ratio: float = 0.0,
+        limits: RVLimits = NO_LIMITS,
     ) -> None:
         self.network, self.scale, self.spacing = network.eval(), scale, spacing
         self.divisor, self.min_size = divisor, max(min_size, 2 * divisor)
-        self.base_ratio = base_ratio
+        self.limits = limits
 
     def __call__(self, scan: np.ndarray | torch.Tensor, voxel: Sequence[float]) -> np.ndarray:
         """The label mask of a scan.
@@ -81,7 +82,7 @@ class Segmenter:
         slices = to_slices(scaled[None], voxel, self.spacing)
         scores = resized(self.scores(slices), volume.shape[:2])
         labels = scores.argmax(1).movedim(0, -1).to(torch.uint8).numpy()
-        return without_partial_base(mended(labels), self.base_ratio)
+        return within(mended(labels), self.limits)
 
     @torch.inference_mode()
     def scores(self, slices: torch.Tensor) -> torch.Tensor:
@@ -95,7 +96,7 @@ class Segmenter:
 
 
 def save_segmenter(
-    network: torch.nn.Module, unet: Mapping[str, Any], spacing: float, base_ratio: float, path: str | os.PathLike
+    network: torch.nn.Module, unet: Mapping[str, Any], spacing: float, limits: RVLimits, path: str | os.PathLike
 ) -> None:
     """Write the weights of a network with what one must know to use them.
 
@@ -103,10 +104,10 @@ def save_segmenter(
         network: the trained network.
         unet: the arguments of ``monai.networks.nets.UNet`` that made it.
         spacing: pixel size in mm of the slices that it was trained on.
-        base_ratio: see ``without_partial_base``.
+        limits: of the RV in the masks of that training, see ``within``.
         path: target, such as ``segmentation.pt``.
     """
-    known = {"unet": dict(unet), "spacing": spacing, "base_ratio": base_ratio}
+    known = {"unet": dict(unet), "spacing": spacing, **limits._asdict()}
     checkpoint.save({"network": network.state_dict(), **known}, path)
 
 
@@ -132,8 +133,10 @@ def segmenter_of(content: Mapping[str, Any], path: str | os.PathLike, device: st
     if "unet" in content:
         unet, weights = content["unet"], content["network"]
         scale = ScaleIntensityRangePercentiles(1, 99, 0, 1, clip=True)
-        options = {key: content[key] for key in ("spacing", "base_ratio")}
-        check_options(**options)
+        # Networks that were trained before there was a limit for the apex have none.
+        limits = RVLimits(content["base_ratio"], content.get("apical_growth", NO_LIMITS.apical_growth))
+        check_options(content["spacing"], limits)
+        options = {"spacing": content["spacing"], "limits": limits}
     else:
         unet, weights = ZOO_UNET, content.get("model", content)
         scale = ScaleIntensity(channel_wise=True)
@@ -148,14 +151,14 @@ def segmenter_of(content: Mapping[str, Any], path: str | os.PathLike, device: st
     return segmenter
 
 
-def check_options(spacing: Any, base_ratio: Any) -> None:
+def check_options(spacing: Any, limits: RVLimits) -> None:
     """Raise ValueError for numbers that no training writes; NaN is none of those that are compared."""
     numbers = {type(None), int, float}
     if type(spacing) not in numbers or not (spacing is None or 0 < spacing < math.inf):
         raise ValueError(f"spacing is {spacing!r}; expected a pixel size in mm, or None")
-    # Infinite where the training's masks had no two slices of RV.
-    if type(base_ratio) not in numbers - {type(None)} or not base_ratio >= 0:
-        raise ValueError(f"base_ratio is {base_ratio!r}; expected a number of at least 0")
+    for key, value in limits._asdict().items():  # infinite where the training's masks had no two slices of RV
+        if type(value) not in numbers - {type(None)} or not value >= 0:
+            raise ValueError(f"{key} is {value!r}; expected a number of at least 0")
 
 
 def unet_of(arguments: Any) -> tuple[UNet, int]:

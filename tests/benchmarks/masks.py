@@ -3,7 +3,8 @@
 ``python -m tests.benchmarks.masks <dataset> <datalist> <model folder> <segmentation.pt> <work folder>`` copies the test
 subjects' scans without their masks, encodes them by the command line with masks predicted, and compares with the codes
 of the given masks: distance of crop centers, slices chosen, rank correlation of the regularized dimensions, and their
-(partial) correlation with the volumes of the given masks.
+(partial) correlation with the volumes of the given masks, beside that of the predicted masks' own volumes: what a
+segmentation has lost, no model that looks at its masks can bring back.
 Overlays of the model are named with ``--overlays``. Writes ``results.json``.
 """
 
@@ -14,6 +15,7 @@ import json
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -29,6 +31,7 @@ from scripts.transforms import barycenter
 
 CONFIGS = Path(__file__).resolve().parents[2] / "bundle" / "configs"
 CLOSE = 4.0  # mm
+RULES = QualityRules()
 
 
 def encode(overlays: list[str], dataset: Path, output: Path, **options: object) -> dict[str, list[float]]:
@@ -41,9 +44,16 @@ def encode(overlays: list[str], dataset: Path, output: Path, **options: object) 
     return {row["subject"]: [float(row[column]) for column in columns] for row in rows}
 
 
-def crop_centers(dataset: Path, subject: str, masks_dir: Path | None = None) -> dict[str, tuple[np.ndarray, int]]:
-    """Phase to the LV barycenter of the basal slice (mm, in-plane) and the index of that slice."""
-    row = examine_subject(dataset / subject, QualityRules(), masks_dir)
+def crop_centers(
+    dataset: Path, row: dict[str, Any], masks_dir: Path | None = None
+) -> dict[str, tuple[np.ndarray, int]]:
+    """Phase to the LV barycenter of the basal slice (mm, in-plane) and the index of that slice.
+
+    Args:
+        dataset: of the scans, and of the masks where ``masks_dir`` is None.
+        row: of the subject, as of ``examine_subject``.
+        masks_dir: of predicted masks.
+    """
     centers = {}
     for phase in PHASES:
         index = row[f"basal_slice_{phase}"]
@@ -53,6 +63,14 @@ def crop_centers(dataset: Path, subject: str, masks_dir: Path | None = None) -> 
         voxel = np.linalg.norm(affine[:3, :3], axis=0)
         centers[phase] = (barycenter(mask[..., index], LABELS["LV"], voxel), index)
     return centers
+
+
+def agreement(values: np.ndarray, volumes: np.ndarray) -> dict[str, float]:
+    """Mean rank correlation of values (N, 6) with volumes (N, 6), and that at equal other volumes."""
+    return {
+        "SCC": float(spearman(values, volumes).mean()),
+        "partial_SCC": float(np.diag(partial_correlations(values, volumes)).mean()),
+    }
 
 
 def main() -> None:
@@ -83,12 +101,12 @@ def main() -> None:
     codes = [np.array([source[subject] for subject in both]) for source in (given, predicted)]
     by_name = {item["subject"]: item for item in items}
     volumes = np.array([[by_name[subject][name] for name in VOLUMES] for subject in both])
-    distances, same_slice = [], []
+    distances, same_slice, measured = [], [], []
+    masks = arguments.work / "predicted" / "masks"
     for subject in both:
-        pair = (
-            crop_centers(arguments.dataset, subject),
-            crop_centers(bare, subject, arguments.work / "predicted" / "masks"),
-        )
+        rows = [examine_subject(arguments.dataset / subject, RULES), examine_subject(bare / subject, RULES, masks)]
+        measured.append([rows[1][name] for name in VOLUMES])
+        pair = crop_centers(arguments.dataset, rows[0]), crop_centers(bare, rows[1], masks)
         for phase in PHASES:
             (center, index), (other, other_index) = (centers[phase] for centers in pair)
             distances.append(float(np.linalg.norm(center - other)))
@@ -100,8 +118,11 @@ def main() -> None:
         "distance_mm": {"median": float(np.median(distances)), "largest": max(distances)},
         "same_slice": float(np.mean(same_slice)),
         "rank_correlation": dict(zip(VOLUMES, spearman(*codes).round(4).tolist(), strict=True)),
-        "scc": [float(spearman(part, volumes).mean()) for part in codes],
-        "partial_scc": [float(np.diag(partial_correlations(part, volumes)).mean()) for part in codes],
+        "agreement_with_given_volumes": {
+            "codes_of_given_masks": agreement(codes[0], volumes),
+            "codes_of_predicted_masks": agreement(codes[1], volumes),
+            "volumes_of_predicted_masks": agreement(np.array(measured), volumes),
+        },
     }
     write_json(arguments.work / "results.json", results)
     print(json.dumps({key: value for key, value in results.items() if key != "excluded"}))

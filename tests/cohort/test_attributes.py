@@ -52,6 +52,30 @@ def test_both_phases_and_both_cavities_tell_the_base(heart_mask):
     assert not base_is_first({"ED": even_lv[..., ::-1]})
 
 
+def test_a_ventricle_that_is_widest_near_its_apex_does_not_turn_the_heart(heart_mask):
+    aneurysm = heart_mask.copy()
+    aneurysm[30:39, :, 5:7] = 1
+    cavities = np.isin(aneurysm, (1, 3)).sum((0, 1))
+    assert np.average(np.arange(8), weights=cavities) > 3  # the middle of the seven slices that show any
+    for phase in ("ED", "ES"):
+        assert base_is_first({phase: aneurysm})
+        assert not base_is_first({phase: aneurysm[..., ::-1]})
+
+
+def test_an_rv_of_which_the_base_is_missing_does_not_turn_the_heart(heart_mask):
+    cut = heart_mask.copy()
+    cut[..., :2][cut[..., :2] == 3] = 0
+    assert base_is_first({"ED": cut})
+    assert not base_is_first({"ED": cut[..., ::-1]})
+
+
+def test_what_shows_nothing_has_no_tendency(heart_mask):
+    nothing = np.zeros_like(heart_mask)
+    assert base_is_first({"ED": nothing, "ES": heart_mask})
+    assert not base_is_first({"ED": nothing, "ES": heart_mask[..., ::-1]})
+    assert base_is_first({"ED": np.where(heart_mask == 1, 1, 0)})
+
+
 def test_a_few_pixels_do_not_make_a_basal_slice(heart_mask):
     first = heart_mask[..., 0]
     first[tuple(np.argwhere(first == 3)[9:].T)] = 0

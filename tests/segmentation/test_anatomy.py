@@ -1,9 +1,19 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from scripts.cohort.layout import write_volume
-from scripts.segmentation.anatomy import base_ratio, largest_piece, mended, usual_base_ratio, without_partial_base
+from scripts.segmentation.anatomy import (
+    RVLimits,
+    apical_growth,
+    base_ratio,
+    largest_piece,
+    mended,
+    rv_areas,
+    usual_limits,
+    within,
+)
 
 
 def test_a_sound_heart_stays_as_it_is(heart_mask):
@@ -47,37 +57,83 @@ def partial(mask, z):
     return cut
 
 
+def ratio_of(mask):
+    """The base ratio of a mask."""
+    return base_ratio(rv_areas(mask)[1])
+
+
+BASE = RVLimits(base_ratio=0.9)
+APEX = RVLimits(apical_growth=0.1)
+
+
 def test_a_partial_rv_at_the_base_goes_in_either_order_of_slices(heart_mask):
     cut = partial(heart_mask, 0)
-    assert base_ratio(heart_mask) > 1 > base_ratio(cut)
+    assert ratio_of(heart_mask) > 1 > ratio_of(cut)
     for order in (1, -1):
-        kept = without_partial_base(cut[..., ::order], 0.9)
+        kept = within(cut[..., ::order], BASE)
         assert not (kept[..., 0 if order == 1 else -1] == 3).any()
         assert np.array_equal(kept[..., ::order][..., 1:], heart_mask[..., 1:])
         assert np.array_equal(kept == 1, cut[..., ::order] == 1)
 
 
-def test_a_whole_rv_stays(heart_mask):
-    assert np.array_equal(without_partial_base(heart_mask, 0.9), heart_mask)
-    assert np.array_equal(without_partial_base(partial(heart_mask, 0), 0), partial(heart_mask, 0))
+def test_a_ventricle_that_is_widest_near_its_apex_does_not_hide_the_base(heart_mask):
+    cut = partial(heart_mask, 0)
+    cut[30:39, :, 5:7] = 1  # an aneurysm
+    kept = within(cut, BASE)
+    assert not (kept[..., 0] == 3).any()
+    assert np.array_equal(kept[..., 1:], cut[..., 1:])
+
+
+def test_an_rv_that_tapers_stays(heart_mask):
+    assert np.array_equal(within(heart_mask, RVLimits(0.9, 0.0)), heart_mask)
+    assert np.array_equal(within(partial(heart_mask, 0), RVLimits()), partial(heart_mask, 0))
     nothing = np.zeros((8, 8, 3), np.uint8)
-    assert np.array_equal(without_partial_base(nothing, 0.9), nothing)
+    assert np.array_equal(within(nothing, RVLimits(0.9, 0.0)), nothing)
 
 
-def test_the_usual_ratio_is_that_of_the_cohort(tmp_path, heart_mask):
-    masks = {"ED": heart_mask, "ES": partial(heart_mask, 0)}
+@pytest.mark.parametrize("order", [1, -1])
+def test_an_rv_ends_where_it_grows_again_towards_the_apex(heart_mask, order):
+    blob = heart_mask.copy()
+    blob[:12, 15:25, 5][blob[:12, 15:25, 5] == 0] = 3
+    areas = rv_areas(blob[..., ::order])[1]
+    assert areas[0] > areas[5] > areas[4] > areas[6]
+    kept = within(blob[..., ::order], APEX)[..., ::order]
+    assert np.array_equal(kept[..., :5], heart_mask[..., :5])
+    assert not (kept[..., 5:] == 3).any()
+    assert np.array_equal(kept == 2, heart_mask == 2)
+
+
+def test_growth_within_the_limit_or_up_to_the_largest_slice_stays(heart_mask):
+    assert apical_growth(np.array([5, 10, 8, 9, 6, 8, 3])).tolist() == [0, 0, 0, 0.1, 0, 0.2, 0]
+    assert apical_growth(np.array([7])).tolist() == [0]
+    assert apical_growth(np.array([], int)).tolist() == []
+    basal = partial(heart_mask, 0)
+    assert rv_areas(basal)[1][1] > 1.2 * rv_areas(basal)[1][0]
+    assert np.array_equal(within(basal, RVLimits(apical_growth=0.0)), basal)
+    dented = partial(heart_mask, 3)
+    growth = apical_growth(rv_areas(dented)[1]).max()
+    assert np.array_equal(within(dented, RVLimits(apical_growth=growth)), dented)
+    assert not (within(dented, RVLimits(apical_growth=growth - 0.01))[..., 4:] == 3).any()
+
+
+def test_the_usual_limits_are_those_of_the_cohort(tmp_path, heart_mask):
+    grown = heart_mask.copy()
+    grown[:5, 15:25, 5] = 3
+    masks = {"ED": heart_mask, "ES": partial(grown, 0)}
     for phase, mask in masks.items():
         write_volume(tmp_path / f"{phase}.nii.gz", mask, np.eye(4))
     item = {f"mask_{phase}": tmp_path / f"{phase}.nii.gz" for phase in masks} | {"frame_ED": None, "frame_ES": None}
-    assert usual_base_ratio([item], 0) == base_ratio(masks["ES"])
-    assert usual_base_ratio([item], 100) == base_ratio(masks["ED"])
+    growth = apical_growth(rv_areas(masks["ES"])[1]).max()
+    assert growth > 0
+    assert usual_limits([item], 0, 0) == (ratio_of(masks["ES"]), growth)
+    assert usual_limits([item], 100, 100) == (ratio_of(masks["ED"]), 0)
 
 
-def test_one_slice_at_most_is_left_out(heart_mask):
+def test_one_slice_at_most_is_left_out_at_the_base(heart_mask):
     tapered = partial(partial(heart_mask, 0), 1)
     tapered[:11, :, 0][tapered[:11, :, 0] == 3] = 0
-    assert base_ratio(tapered) < 0.9
-    kept = without_partial_base(tapered, 0.9)
+    assert ratio_of(tapered) < 0.9
+    kept = within(tapered, BASE)
     assert not (kept[..., 0] == 3).any()
     assert np.array_equal(kept[..., 1:], tapered[..., 1:])
 

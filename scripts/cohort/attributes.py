@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 
 import numpy as np
+from scipy.ndimage import center_of_mass
 
 from scripts.cohort.layout import LABELS, PHASES, SubjectError
 
@@ -72,33 +73,34 @@ def in_plane_power(name: str) -> int:
     return 0 if name.endswith("EF") else 2
 
 
-def base_is_first(masks: Mapping[str, np.ndarray]) -> bool:
+def base_is_first(masks: Mapping[Hashable, np.ndarray]) -> bool:
     """Whether the slices run from base to apex.
 
-    Both phases decide together, so that they cannot contradict each other.
+    All phases of a heart, or frames of a cine, decide together, so that they cannot contradict each other.
     """
-    return sum(apical_drift(mask) for mask in masks.values()) < 0
+    return sum(base_tendency(mask) for mask in masks.values()) < 0
 
 
-def apical_drift(mask: np.ndarray) -> float:
-    """By how many slices what is large at the base lies towards the last slice (above 0) or the first (below 0).
+def base_tendency(mask: np.ndarray) -> float:
+    """Below 0 where the base seems to be at the first slice, above 0 where it seems to be at the last one.
 
-    There are two signs of the base, since each of them fails for some hearts: the cavities are larger there, and the
-    slice with the largest RV lies on the base's side of the LV's middle, also of an LV that is widest near its apex.
+    There are two signs, since each of them fails for some hearts: the cavities are larger at the base, and the slice
+    of the largest RV lies on the base's side of the middle of LV and myocardium, also where the LV is widest near its
+    apex. By how far tells nothing more, so that the second counts one slice at most.
     """
     pixels = slice_pixels(mask)
     cavities, left, right = pixels["LV"] + pixels["RV"], pixels["LV"] + pixels["Myo"], pixels["RV"]
-    drift = 0.0
+    tendency = 0.0
     if cavities.any():
-        drift += middle(cavities) - middle(cavities > 0)
+        tendency += middle(cavities) - middle(cavities > 0)
     if left.any() and right.any():
-        drift += middle(right == right.max()) - middle(left)
-    return drift
+        tendency += np.clip(middle(right == right.max()) - middle(left), -1, 1)
+    return float(tendency)
 
 
 def middle(weights: np.ndarray) -> float:
     """The slice in the middle of weights (Z,), which are not all 0."""
-    return float(np.average(np.arange(len(weights)), weights=weights))
+    return center_of_mass(weights.astype(float))[0]
 
 
 def basal_slices(masks: Mapping[str, np.ndarray], min_pixels: int = 10) -> dict[str, int]:

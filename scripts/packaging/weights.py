@@ -18,15 +18,13 @@ from scripts.packaging.contents import SEGMENTATION
 from scripts.packaging.findings import Finding
 from scripts.packaging.identifiers import Names, identifiers
 from scripts.packaging.texts import PATHS, nodes
-from scripts.segmentation.anatomy import RVLimits
 
 # What torch.save puts into an archive: below the archive's name.
 MEMBER = re.compile(
     r"data/\d+|data\.pkl|byteorder|version|\.(?:format_version|storage_alignment|data/serialization_id)"
 )
 SMALL = re.compile(rb"(?:little|big|\d{1,40})\s*")  # all that members other than tensors and the pickle hold
-SEGMENTATION_NUMBERS = ("spacing", *RVLimits._fields)
-SEGMENTATION_KEYS = {"network", "unet", *SEGMENTATION_NUMBERS}
+SEGMENTATION_KEYS = {"network", "unet", "spacing", "base_ratio"}
 
 
 def check_weights(name: str, data: bytes, network: nn.Module | None, names: Names) -> Iterator[Finding]:
@@ -110,9 +108,9 @@ def check_segmentation(content: Mapping[str, Any]) -> Iterator[Finding]:
         yield Finding(f"{SEGMENTATION}, key '{key}'", "is not one that a segmentation has: take it out.")
     for key in SEGMENTATION_KEYS - content.keys():
         yield Finding(f"{SEGMENTATION}, key '{key}'", "is missing: 'run training' with segment.json writes it.")
-    for key, value in nodes([content.get(name) for name in SEGMENTATION_NUMBERS]):
+    for key, value in nodes([content.get("spacing"), content.get("base_ratio")]):
         if key and not isinstance(value, int | float):
-            yield Finding(SEGMENTATION, f"has no number as {' or '.join(SEGMENTATION_NUMBERS)}: train it anew.")
+            yield Finding(SEGMENTATION, "has a spacing or base_ratio that is no number: train it anew.")
     try:
         with torch.device("meta"):
             network = UNet(**content["unet"])

@@ -1,10 +1,10 @@
-"""What a heart's mask looks like: structures are whole, and the RV begins and ends as in masks of experts."""
+"""What a heart's mask looks like: structures are whole, and the RV ends at base and apex as in masks of experts."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from monai.transforms import KeepLargestConnectedComponent
@@ -18,6 +18,10 @@ from scripts.cohort.layout import LABELS, PHASES, read_mask
 LARGEST_LEFT = KeepLargestConnectedComponent(
     [LABELS["LV"], LABELS["Myo"]], is_onehot=False, independent=True, connectivity=1
 )
+# Of the RV's largest area: in none of the 200 masks of 100 patients of ACDC, a slice nearer to the apex has more than
+# 0.09 more than the one before it.
+GROWTH = 0.1
+TAPERED = 0.5
 IN_PLANE = ndimage.generate_binary_structure(2, 1)[..., None]
 
 
@@ -56,30 +60,21 @@ def mended_slice(section: np.ndarray) -> np.ndarray:
     return kept
 
 
-class RVLimits(NamedTuple):
-    """What the RV is like in nearly all masks of experts; by default, anything.
-
-    Args:
-        base_ratio: that it has at least, see ``base_ratio``.
-        apical_growth: that it has in any slice at most, see ``apical_growth``.
-    """
-
-    base_ratio: float = 0.0
-    apical_growth: float = math.inf
-
-
-def within(mask: np.ndarray, limits: RVLimits) -> np.ndarray:
-    """A label mask (X, Y, Z) without the slices of RV that experts would not have outlined.
+def with_trimmed_rv(mask: np.ndarray, first: bool, least: float) -> np.ndarray:
+    """A label mask (X, Y, Z) without the slices of RV, at base and apex, that experts would not have outlined.
 
     At the base they outline the RV whole or not at all; a network that is not sure outlines a part of it, and that
-    decides which slice is the basal one. From its largest slice the RV tapers towards the apex; where it grows again,
-    a network has taken for it what lies beside the apex, and the RV ends before.
+    decides which slice is the basal one. Towards the apex the RV tapers; where it then grows again, a network has taken
+    for it what lies beside the apex, and the RV ends before.
+
+    Args:
+        mask: a predicted mask.
+        first: whether the base is the first slice, see ``base_is_first``.
+        least: area of the RV's most basal slice by that of the slice after it; below it, the RV is left out there.
     """
-    slices, areas = rv_areas(mask)
-    growing = np.flatnonzero(apical_growth(areas) > limits.apical_growth)
-    outside = slices[growing[0] :] if len(growing) else slices[:0]
-    if base_ratio(areas) < limits.base_ratio:
-        outside = [slices[0], *outside]
+    slices, areas = rv_areas(mask, first)
+    outside = [*slices[:1]] if base_ratio(areas) < least else []
+    outside += [*slices[regrowth(areas) :]]
     mask = mask.copy()
     for z in outside:
         mask[..., z][mask[..., z] == LABELS["RV"]] = 0
@@ -95,41 +90,47 @@ def base_ratio(areas: np.ndarray) -> float:
     return float(areas[0] / areas[1]) if len(areas) > 1 else math.inf
 
 
-def apical_growth(areas: np.ndarray) -> np.ndarray:
-    """What each slice of RV has more than the one before it, in parts of the largest area; 0 where the RV tapers, and
-    up to its largest slice.
+def regrowth(areas: np.ndarray) -> int:
+    """The slice, of those that show the RV, at which it grows by more than ``GROWTH`` of its largest area after it has
+    fallen below ``TAPERED`` of it; their number where it only tapers.
 
     Args:
         areas: as of ``rv_areas``.
     """
-    growth = np.diff(areas, prepend=areas[:1]).clip(0) / areas.max(initial=1)
-    growth[: areas.argmax() + 1 if len(areas) else 0] = 0
-    return growth
+    shares = areas / areas.max(initial=1)
+    grows = (np.diff(shares) > GROWTH) & (shares[:-1] < TAPERED)
+    grows[: np.argmax(shares) if len(shares) else 0] = False
+    return int(np.argmax(grows)) + 1 if grows.any() else len(areas)
 
 
-def rv_areas(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Slices that show the RV, and its pixels in each, from base to apex."""
+def rv_areas(mask: np.ndarray, first: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Slices that show the RV, and its pixels in each, from base to apex.
+
+    Args:
+        mask: label mask (X, Y, Z).
+        first: whether the base is the first slice.
+    """
     areas = np.count_nonzero(mask == LABELS["RV"], axis=(0, 1))
-    slices = np.flatnonzero(areas)
-    ordered = slices if base_is_first({"": mask}) else slices[::-1]
-    return ordered, areas[ordered]
+    slices = np.flatnonzero(areas)[:: 1 if first else -1]
+    return slices, areas[slices]
 
 
-def usual_limits(items: Sequence[Mapping[str, Any]], base_percentile: float, apex_percentile: float) -> RVLimits:
-    """The limits that nearly all masks of a cohort keep.
+def usual_base_ratio(items: Sequence[Mapping[str, Any]], percentile: float) -> float:
+    """The ratio that nearly all masks of a cohort exceed; 0 where none has two slices of RV.
 
     Args:
         items: subjects of a datalist with full paths.
-        base_percentile, apex_percentile: part of the masks that may be outside of each limit, in percent.
+        percentile: part of the masks that may have a smaller one, in percent.
     """
-    masks = (read_mask(item[f"mask_{phase}"], item[f"frame_{phase}"]) for item in items for phase in PHASES)
-    areas = [rv_areas(mask)[1] for mask in masks]
-    ratios = [base_ratio(each) for each in areas]
-    growths = [apical_growth(each).max(initial=0) for each in areas]
-    return RVLimits(
-        base_ratio=float(np.percentile(ratios, base_percentile, method="lower")),
-        apical_growth=float(np.percentile(growths, 100 - apex_percentile, method="higher")),
-    )
+    ratios = [ratio for item in items for ratio in base_ratios(item) if math.isfinite(ratio)]
+    return float(np.percentile(ratios, percentile, method="lower")) if ratios else 0.0
+
+
+def base_ratios(item: Mapping[str, Any]) -> list[float]:
+    """That of each phase of a subject."""
+    masks = {phase: read_mask(item[f"mask_{phase}"], item[f"frame_{phase}"]) for phase in PHASES}
+    first = base_is_first(masks)
+    return [base_ratio(rv_areas(mask, first)[1]) for mask in masks.values()]
 
 
 def largest_piece(region: np.ndarray) -> np.ndarray:

@@ -15,12 +15,12 @@ from monai.transforms import ScaleIntensity, ScaleIntensityRangePercentiles
 from torch.nn.functional import pad
 
 from scripts import checkpoint
-from scripts.segmentation.anatomy import RVLimits, mended, within
+from scripts.cohort.attributes import base_is_first
+from scripts.segmentation.anatomy import mended, with_trimmed_rv
 from scripts.segmentation.slices import CLASSES, check_pixels, resized, to_slices
 from scripts.shipped import require_shipped
 
 FILE = "segmentation.pt"
-NO_LIMITS = RVLimits()
 # The model zoo's ventricular_short_axis_3label, from its configs: slices with the pixels that they have, each scaled to
 # [0, 1], padded to 256 x 256; labels as here.
 ZOO_UNET = {
@@ -46,7 +46,7 @@ class Segmenter:
         divisor: what height and width are padded to a multiple of.
         min_size: what height and width are padded to at least; twice the divisor where that is more, since instance
             normalization needs more than the one pixel that the deepest layer would see of the divisor.
-        limits: of the RV, see ``within``; by default, it is left as it is predicted.
+        base_ratio: see ``with_trimmed_rv``; 0 leaves the RV's base as it is predicted.
     """
 
     def __init__(
@@ -56,17 +56,18 @@ class Segmenter:
         spacing: float | None,
         divisor: int,
         min_size: int = 1,
-        limits: RVLimits = NO_LIMITS,
+        base_ratio: float = 0.0,
     ) -> None:
         self.network, self.scale, self.spacing = network.eval(), scale, spacing
         self.divisor, self.min_size = divisor, max(min_size, 2 * divisor)
-        self.limits = limits
+        self.base_ratio = base_ratio
 
     def __call__(self, scan: np.ndarray | torch.Tensor, voxel: Sequence[float]) -> np.ndarray:
         """The label mask of a scan.
 
         Args:
-            scan: one volume (X, Y, Z), or a cine (X, Y, Z, T), whose frames are segmented each by itself.
+            scan: one volume (X, Y, Z), or a cine (X, Y, Z, T), whose frames are segmented each by itself but
+                for which end is the base.
             voxel: voxel size in mm.
 
         Returns:
@@ -75,14 +76,19 @@ class Segmenter:
         Raises:
             SubjectError: for a volume of more pixels than ``MAX_PIXELS``, as the network would see it.
         """
-        volume = torch.as_tensor(scan, dtype=torch.float32)
-        if volume.ndim == 4:
-            return np.stack([self(frame, voxel) for frame in volume.movedim(-1, 0)], axis=-1)
+        scan = torch.as_tensor(scan, dtype=torch.float32)
+        frames = scan.movedim(-1, 0) if scan.ndim == 4 else scan[None]
+        masks = [mended(self.labels(frame, voxel)) for frame in frames]
+        first = base_is_first(dict(enumerate(masks)))
+        masks = [with_trimmed_rv(mask, first, self.base_ratio) for mask in masks]
+        return np.stack(masks, axis=-1) if scan.ndim == 4 else masks[0]
+
+    def labels(self, volume: torch.Tensor, voxel: Sequence[float]) -> np.ndarray:
+        """The labels of a volume (X, Y, Z) as the network sees them."""
         scaled = self.scale(volume.movedim(-1, 0)).movedim(0, -1)  # slices are the channels here
         slices = to_slices(scaled[None], voxel, self.spacing)
         scores = resized(self.scores(slices), volume.shape[:2])
-        labels = scores.argmax(1).movedim(0, -1).to(torch.uint8).numpy()
-        return within(mended(labels), self.limits)
+        return scores.argmax(1).movedim(0, -1).to(torch.uint8).numpy()
 
     @torch.inference_mode()
     def scores(self, slices: torch.Tensor) -> torch.Tensor:
@@ -96,7 +102,7 @@ class Segmenter:
 
 
 def save_segmenter(
-    network: torch.nn.Module, unet: Mapping[str, Any], spacing: float, limits: RVLimits, path: str | os.PathLike
+    network: torch.nn.Module, unet: Mapping[str, Any], spacing: float, base_ratio: float, path: str | os.PathLike
 ) -> None:
     """Write the weights of a network with what one must know to use them.
 
@@ -104,10 +110,10 @@ def save_segmenter(
         network: the trained network.
         unet: the arguments of ``monai.networks.nets.UNet`` that made it.
         spacing: pixel size in mm of the slices that it was trained on.
-        limits: of the RV in the masks of that training, see ``within``.
+        base_ratio: see ``with_trimmed_rv``.
         path: target, such as ``segmentation.pt``.
     """
-    known = {"unet": dict(unet), "spacing": spacing, **limits._asdict()}
+    known = {"unet": dict(unet), "spacing": spacing, "base_ratio": base_ratio}
     checkpoint.save({"network": network.state_dict(), **known}, path)
 
 
@@ -133,10 +139,8 @@ def segmenter_of(content: Mapping[str, Any], path: str | os.PathLike, device: st
     if "unet" in content:
         unet, weights = content["unet"], content["network"]
         scale = ScaleIntensityRangePercentiles(1, 99, 0, 1, clip=True)
-        # Networks that were trained before there was a limit for the apex have none.
-        limits = RVLimits(content["base_ratio"], content.get("apical_growth", NO_LIMITS.apical_growth))
-        check_options(content["spacing"], limits)
-        options = {"spacing": content["spacing"], "limits": limits}
+        options = {key: content[key] for key in ("spacing", "base_ratio")}
+        check_options(**options)
     else:
         unet, weights = ZOO_UNET, content.get("model", content)
         scale = ScaleIntensity(channel_wise=True)
@@ -151,14 +155,14 @@ def segmenter_of(content: Mapping[str, Any], path: str | os.PathLike, device: st
     return segmenter
 
 
-def check_options(spacing: Any, limits: RVLimits) -> None:
+def check_options(spacing: Any, base_ratio: Any) -> None:
     """Raise ValueError for numbers that no training writes; NaN is none of those that are compared."""
     numbers = {type(None), int, float}
     if type(spacing) not in numbers or not (spacing is None or 0 < spacing < math.inf):
         raise ValueError(f"spacing is {spacing!r}; expected a pixel size in mm, or None")
-    for key, value in limits._asdict().items():  # infinite where the training's masks had no two slices of RV
-        if type(value) not in numbers - {type(None)} or not value >= 0:
-            raise ValueError(f"{key} is {value!r}; expected a number of at least 0")
+    # Infinite where the training's masks had no two slices of RV.
+    if type(base_ratio) not in numbers - {type(None)} or not base_ratio >= 0:
+        raise ValueError(f"base_ratio is {base_ratio!r}; expected a number of at least 0")
 
 
 def unet_of(arguments: Any) -> tuple[UNet, int]:

@@ -51,7 +51,7 @@ def crop_centers(
 
     Args:
         dataset: of the scans, and of the masks where ``masks_dir`` is None.
-        row: of the subject, as of ``examine_subject``.
+        row: what ``examine_subject`` found for the subject.
         masks_dir: of predicted masks.
     """
     centers = {}
@@ -66,10 +66,10 @@ def crop_centers(
 
 
 def agreement(values: np.ndarray, volumes: np.ndarray) -> dict[str, float]:
-    """Mean rank correlation of values (N, 6) with volumes (N, 6), and that at equal other volumes."""
+    """Mean rank correlation of values (N, 6) with volumes (N, 6), and that with the other volumes held fixed."""
     return {
-        "SCC": float(spearman(values, volumes).mean()),
-        "partial_SCC": float(np.diag(partial_correlations(values, volumes)).mean()),
+        "scc": float(spearman(values, volumes).mean()),
+        "partial_scc": float(np.diag(partial_correlations(values, volumes)).mean()),
     }
 
 

@@ -5,14 +5,13 @@ import pytest
 
 from scripts.cohort.layout import write_volume
 from scripts.segmentation.anatomy import (
-    RVLimits,
-    apical_growth,
     base_ratio,
     largest_piece,
     mended,
+    regrowth,
     rv_areas,
-    usual_limits,
-    within,
+    usual_base_ratio,
+    with_trimmed_rv,
 )
 
 
@@ -58,82 +57,86 @@ def partial(mask, z):
 
 
 def ratio_of(mask):
-    """The base ratio of a mask."""
-    return base_ratio(rv_areas(mask)[1])
+    """The base ratio of a mask that begins at the base."""
+    return base_ratio(rv_areas(mask, True)[1])
 
 
-BASE = RVLimits(base_ratio=0.9)
-APEX = RVLimits(apical_growth=0.1)
+def blobbed(mask, z):
+    """A mask with RV beside the heart in slice z."""
+    more = mask.copy()
+    more[:12, 15:25, z][more[:12, 15:25, z] == 0] = 3
+    return more
 
 
-def test_a_partial_rv_at_the_base_goes_in_either_order_of_slices(heart_mask):
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_partial_rv_at_the_base_goes_in_either_order_of_slices(heart_mask, order):
     cut = partial(heart_mask, 0)
     assert ratio_of(heart_mask) > 1 > ratio_of(cut)
-    for order in (1, -1):
-        kept = within(cut[..., ::order], BASE)
-        assert not (kept[..., 0 if order == 1 else -1] == 3).any()
-        assert np.array_equal(kept[..., ::order][..., 1:], heart_mask[..., 1:])
-        assert np.array_equal(kept == 1, cut[..., ::order] == 1)
-
-
-def test_a_ventricle_that_is_widest_near_its_apex_does_not_hide_the_base(heart_mask):
-    cut = partial(heart_mask, 0)
-    cut[30:39, :, 5:7] = 1  # an aneurysm
-    kept = within(cut, BASE)
+    kept = with_trimmed_rv(cut[..., ::order], order == 1, 0.9)[..., ::order]
     assert not (kept[..., 0] == 3).any()
-    assert np.array_equal(kept[..., 1:], cut[..., 1:])
+    assert np.array_equal(kept[..., 1:], heart_mask[..., 1:])
+    assert np.array_equal(kept == 1, cut == 1)
+    assert (cut[..., 0] == 3).any()  # what was given is as it was
 
 
-def test_an_rv_that_tapers_stays(heart_mask):
-    assert np.array_equal(within(heart_mask, RVLimits(0.9, 0.0)), heart_mask)
-    assert np.array_equal(within(partial(heart_mask, 0), RVLimits()), partial(heart_mask, 0))
+def test_a_whole_rv_that_tapers_stays(heart_mask):
+    assert np.array_equal(with_trimmed_rv(heart_mask, True, 0.9), heart_mask)
+    assert np.array_equal(with_trimmed_rv(heart_mask, True, ratio_of(heart_mask)), heart_mask)
+    assert np.array_equal(with_trimmed_rv(partial(heart_mask, 0), True, 0), partial(heart_mask, 0))
     nothing = np.zeros((8, 8, 3), np.uint8)
-    assert np.array_equal(within(nothing, RVLimits(0.9, 0.0)), nothing)
+    assert np.array_equal(with_trimmed_rv(nothing, True, 0.9), nothing)
 
 
 @pytest.mark.parametrize("order", [1, -1])
 def test_an_rv_ends_where_it_grows_again_towards_the_apex(heart_mask, order):
-    blob = heart_mask.copy()
-    blob[:12, 15:25, 5][blob[:12, 15:25, 5] == 0] = 3
-    areas = rv_areas(blob[..., ::order])[1]
-    assert areas[0] > areas[5] > areas[4] > areas[6]
-    kept = within(blob[..., ::order], APEX)[..., ::order]
-    assert np.array_equal(kept[..., :5], heart_mask[..., :5])
-    assert not (kept[..., 5:] == 3).any()
+    both = partial(blobbed(heart_mask, 6), 0)
+    kept = with_trimmed_rv(both[..., ::order], order == 1, 0.9)[..., ::order]
+    assert np.array_equal(np.flatnonzero((kept == 3).any((0, 1))), [1, 2, 3, 4, 5])
+    assert np.array_equal(kept[..., 1:6], heart_mask[..., 1:6])
     assert np.array_equal(kept == 2, heart_mask == 2)
 
 
-def test_growth_within_the_limit_or_up_to_the_largest_slice_stays(heart_mask):
-    assert apical_growth(np.array([5, 10, 8, 9, 6, 8, 3])).tolist() == [0, 0, 0, 0.1, 0, 0.2, 0]
-    assert apical_growth(np.array([7])).tolist() == [0]
-    assert apical_growth(np.array([], int)).tolist() == []
-    basal = partial(heart_mask, 0)
-    assert rv_areas(basal)[1][1] > 1.2 * rv_areas(basal)[1][0]
-    assert np.array_equal(within(basal, RVLimits(apical_growth=0.0)), basal)
-    dented = partial(heart_mask, 3)
-    growth = apical_growth(rv_areas(dented)[1]).max()
-    assert np.array_equal(within(dented, RVLimits(apical_growth=growth)), dented)
-    assert not (within(dented, RVLimits(apical_growth=growth - 0.01))[..., 4:] == 3).any()
+@pytest.mark.parametrize(
+    ("areas", "end"),
+    [
+        ([100, 80, 45, 56, 30], 3),  # grows by more than a tenth
+        ([100, 80, 45, 54, 30], 5),  # by less
+        ([100, 55, 90, 30], 4),  # before it has tapered: a part is missing there
+        ([20, 60, 100, 40, 60, 20], 4),  # not up to its largest slice
+        ([20, 60, 100], 3),
+        ([7], 1),
+        ([], 0),
+    ],
+)
+def test_what_counts_as_growing_again(areas, end):
+    assert regrowth(np.array(areas, int)) == end
 
 
-def test_the_usual_limits_are_those_of_the_cohort(tmp_path, heart_mask):
-    grown = heart_mask.copy()
-    grown[:5, 15:25, 5] = 3
-    masks = {"ED": heart_mask, "ES": partial(grown, 0)}
-    for phase, mask in masks.items():
-        write_volume(tmp_path / f"{phase}.nii.gz", mask, np.eye(4))
-    item = {f"mask_{phase}": tmp_path / f"{phase}.nii.gz" for phase in masks} | {"frame_ED": None, "frame_ES": None}
-    growth = apical_growth(rv_areas(masks["ES"])[1]).max()
-    assert growth > 0
-    assert usual_limits([item], 0, 0) == (ratio_of(masks["ES"]), growth)
-    assert usual_limits([item], 100, 100) == (ratio_of(masks["ED"]), 0)
+def test_the_usual_ratio_is_that_of_the_cohort(tmp_path, heart_mask):
+    masks = {"ED": heart_mask, "ES": partial(heart_mask, 0)}
+    items = []
+    for order in (1, -1):
+        folder = tmp_path / str(order)
+        folder.mkdir()
+        for phase, mask in masks.items():
+            write_volume(folder / f"{phase}.nii.gz", mask[..., ::order], np.eye(4))
+        files = {f"mask_{phase}": folder / f"{phase}.nii.gz" for phase in masks}
+        items.append(files | {"frame_ED": None, "frame_ES": None})
+    assert usual_base_ratio(items, 5) == ratio_of(masks["ES"])
+    assert usual_base_ratio(items, 100) == ratio_of(masks["ED"])
+
+
+def test_a_cohort_without_rv_has_no_usual_ratio(tmp_path, heart_mask):
+    write_volume(tmp_path / "mask.nii.gz", np.where(heart_mask == 3, 0, heart_mask), np.eye(4))
+    item = {f"mask_{phase}": tmp_path / "mask.nii.gz" for phase in ("ED", "ES")} | {"frame_ED": None, "frame_ES": None}
+    assert usual_base_ratio([item], 5) == 0
 
 
 def test_one_slice_at_most_is_left_out_at_the_base(heart_mask):
     tapered = partial(partial(heart_mask, 0), 1)
     tapered[:11, :, 0][tapered[:11, :, 0] == 3] = 0
     assert ratio_of(tapered) < 0.9
-    kept = within(tapered, BASE)
+    kept = with_trimmed_rv(tapered, True, 0.9)
     assert not (kept[..., 0] == 3).any()
     assert np.array_equal(kept[..., 1:], tapered[..., 1:])
 

@@ -9,10 +9,8 @@ from monai.networks.nets import UNet
 
 from scripts import checkpoint
 from scripts.cohort.layout import SubjectError
-from scripts.segmentation.anatomy import RVLimits
 from scripts.segmentation.segmenter import ZOO_UNET, Segmenter, find_segmenter, load_segmenter, save_segmenter
 
-LIMITS = RVLimits(base_ratio=0.7, apical_growth=0.1)
 UNET = ZOO_UNET | {"channels": [4, 8], "strides": [2], "num_res_units": 0}
 
 
@@ -50,8 +48,19 @@ def test_an_rv_that_is_partial_at_the_base_is_left_out(heart_mask):
     partial = heart_mask.copy()
     partial[:9, :, 0] = 0
     scan = partial.astype(np.float32)
-    assert (segmenter()(scan, (1, 1, 8))[..., 0] == 3).any()
-    assert not (segmenter(limits=RVLimits(base_ratio=0.8))(scan, (1, 1, 8))[..., 0] == 3).any()
+    assert (segmenter(base_ratio=0.0)(scan, (1, 1, 8))[..., 0] == 3).any()
+    assert not (segmenter(base_ratio=0.8)(scan, (1, 1, 8))[..., 0] == 3).any()
+
+
+def test_frames_of_a_cine_decide_together_which_end_is_the_base(heart_mask):
+    partial = heart_mask.copy()
+    partial[:9, :, 0][partial[:9, :, 0] == 3] = 0
+    turned = partial[..., ::-1]
+    kept = segmenter(base_ratio=0.9)(np.stack([partial, partial, turned], axis=-1).astype(np.float32), (1, 1, 8))
+    assert not (kept[..., 0, :2] == 3).any()
+    assert np.array_equal(kept[..., 7, 2], turned[..., 7])  # its own base, but not that of the others
+    alone = segmenter(base_ratio=0.9)(turned.astype(np.float32), (1, 1, 8))
+    assert not (alone[..., 7] == 3).any()
 
 
 def test_slices_are_padded_to_what_the_network_can_take(heart_mask):
@@ -86,16 +95,16 @@ def test_a_cine_is_segmented_frame_by_frame(heart_mask):
 def test_written_weights_are_read_with_what_they_need(tmp_path, heart_mask):
     torch.manual_seed(0)
     network = UNet(**UNET)
-    save_segmenter(network, UNET, 1.8, LIMITS, tmp_path / "segmentation.pt")
+    save_segmenter(network, UNET, 1.8, 0.7, tmp_path / "segmentation.pt")
     loaded = load_segmenter(tmp_path / "segmentation.pt")
-    assert (loaded.spacing, loaded.divisor, loaded.limits) == (1.8, 2, LIMITS)
+    assert (loaded.spacing, loaded.divisor, loaded.base_ratio) == (1.8, 2, 0.7)
     slices = torch.rand(2, 1, 16, 16)
     assert torch.equal(loaded.scores(slices), network.eval()(slices))
     assert not loaded.network.training
 
 
 def test_intensities_are_those_of_the_training(tmp_path):
-    save_segmenter(UNet(**UNET), UNET, 1.8, LIMITS, tmp_path / "segmentation.pt")
+    save_segmenter(UNet(**UNET), UNET, 1.8, 0.7, tmp_path / "segmentation.pt")
     scaled = load_segmenter(tmp_path / "segmentation.pt").scale(torch.linspace(100, 900, 1000).view(10, 10, 10))
     assert (float(scaled.min()), float(scaled.max())) == (0, 1)
     assert float(scaled.mean()) == pytest.approx(0.5, abs=0.01)
@@ -135,8 +144,7 @@ BROKEN = {
         for value in (0, "x", float("nan"), -1, float("inf"), [1.8, 1.8], True)
     },
     **{
-        f"{key}: {value}": ({key: value}, f"{key} is {value!r}; expected a number of at least 0")
-        for key in LIMITS._fields
+        f"base_ratio: {value}": ({"base_ratio": value}, f"base_ratio is {value!r}; expected a number of at least 0")
         for value in (None, "x", float("nan"), -0.5)
     },
 }
@@ -150,23 +158,17 @@ def test_a_broken_file_is_refused_when_it_is_read(change, tmp_path):
         weights = UNet(**unet).state_dict()
     except Exception:
         weights = UNet(**UNET).state_dict()
-    content = {"network": weights, "unet": unet, "spacing": 1.8, **LIMITS._asdict()} | broken
+    content = {"network": weights, "unet": unet, "spacing": 1.8, "base_ratio": 0.7} | broken
     checkpoint.save(content, tmp_path / "segmentation.pt")
     with pytest.raises(ValueError, match=rf"segmentation '.*segmentation\.pt' cannot be used: .*{expected}"):
         load_segmenter(tmp_path / "segmentation.pt")
 
 
-@pytest.mark.parametrize("options", [(1, RVLimits()), (None, LIMITS), (1.8, RVLimits(float("inf"), 0))])
+@pytest.mark.parametrize("options", [(1, 0), (None, 0.7), (1.8, float("inf"))])
 def test_what_a_training_may_write_is_read(options, tmp_path):
     save_segmenter(UNet(**UNET), UNET, *options, tmp_path / "segmentation.pt")
     loaded = load_segmenter(tmp_path / "segmentation.pt")
-    assert (loaded.spacing, loaded.limits) == options
-
-
-def test_a_network_without_a_limit_for_the_apex_is_read(tmp_path):
-    content = {"network": UNet(**UNET).state_dict(), "unet": UNET, "spacing": 1.8, "base_ratio": 0.7}
-    checkpoint.save(content, tmp_path / "segmentation.pt")
-    assert load_segmenter(tmp_path / "segmentation.pt").limits == RVLimits(base_ratio=0.7)
+    assert (loaded.spacing, loaded.base_ratio) == options
 
 
 def test_the_network_of_the_folder_comes_before_that_of_the_bundle(tmp_path):

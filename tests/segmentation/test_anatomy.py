@@ -122,8 +122,9 @@ def test_the_usual_ratio_is_that_of_the_cohort(tmp_path, heart_mask):
             write_volume(folder / f"{phase}.nii.gz", mask[..., ::order], np.eye(4))
         files = {f"mask_{phase}": folder / f"{phase}.nii.gz" for phase in masks}
         items.append(files | {"frame_ED": None, "frame_ES": None})
-    assert usual_base_ratio(items, 5) == ratio_of(masks["ES"])
-    assert usual_base_ratio(items, 100) == ratio_of(masks["ED"])
+    for chosen in (items, items[:1], items[1:]):
+        assert usual_base_ratio(chosen, 40) == ratio_of(masks["ES"])
+        assert usual_base_ratio(chosen, 100) == ratio_of(masks["ED"])
 
 
 def test_a_cohort_without_rv_has_no_usual_ratio(tmp_path, heart_mask):

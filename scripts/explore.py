@@ -216,7 +216,8 @@ class Explorer:
         shown = [parts["outlines"], parts["difference"]]
         whole = [parts["base"], parts["code"], *parts["sliders"], parts["picture"], parts["table"], parts["message"]]
         way = {"concurrency_id": "network", "concurrency_limit": 1, "show_progress": "hidden"}
-        chosen = {"fn": self.choose, "inputs": [parts["source"], parts["number"], *shown], **way}
+        last = {**way, "trigger_mode": "always_last"}  # by default, Gradio drops what comes while it is busy
+        chosen = {"fn": self.choose, "inputs": [parts["source"], parts["number"], *shown], **last}
         chosen["outputs"] = [parts["notes"], parts["scan"], *whole]
         blocks.load(**chosen, api_name="load")
         parts["source"].input(**chosen, api_name="choose")
@@ -224,15 +225,14 @@ class Explorer:
         for button, heart in (("reset", "base"), ("keep", "code")):
             parts[button].click(self.keep, [parts[heart], *shown], whole, **way, api_name=button)
         for each in shown:
-            each.input(self.redraw, [parts["base"], parts["code"], *shown], parts["picture"], **way, api_name=False)
+            each.input(self.redraw, [parts["base"], parts["code"], *shown], parts["picture"], **last, api_name=False)
         for slider, name in zip(parts["sliders"], self.hearts.names, strict=True):
             others = [other for other in parts["sliders"] if other is not slider]
             slider.input(
                 lambda *values, name=name: self.ask(name, *values),
                 [slider, parts["base"], parts["code"], parts["kind"], *shown],
                 [parts["code"], *others, parts["picture"], parts["table"], parts["message"]],
-                **way,
-                trigger_mode="always_last",
+                **last,
                 api_name=f"ask_{name}",
             )
 

@@ -43,6 +43,16 @@ def ask(client, value):
     return client.predict(value, ALL_ELSE_EQUAL, True, False, api_name="/ask_LVEDV")
 
 
+def test_of_what_is_typed_or_moved_fast_the_last_counts(hearts):
+    explorer = Explorer(hearts)
+    events = [
+        event for event in explorer.blocks.config["dependencies"] if ("input" in [kind for _, kind in event["targets"]])
+    ]
+    assert len(events) == 2 + 2 + len(hearts.names)  # heart, number, contours, difference, sliders
+    fast = [event for event in events if event["trigger_mode"] == "always_last"]
+    assert fast == events
+
+
 def test_it_is_served_on_this_machine_alone(address):
     assert urlsplit(address).hostname == HOST == "127.0.0.1"
 

@@ -18,11 +18,11 @@ from scripts.cohort.layout import LABELS, PHASES, read_mask
 LARGEST_LEFT = KeepLargestConnectedComponent(
     [LABELS["LV"], LABELS["Myo"]], is_onehot=False, independent=True, connectivity=1
 )
-# Of the RV's largest area: in none of the 200 masks of 100 patients of ACDC, a slice nearer to the apex has more than
-# 0.09 more than the one before it.
+IN_PLANE = ndimage.generate_binary_structure(2, 1)[..., None]
+# Of the RV's largest area. In none of the 200 masks of ACDC, a slice nearer to the apex than the largest one grows by
+# more than 0.09 of it; a dip of an RV that has not tapered yet may be a part that the network missed.
 GROWTH = 0.1
 TAPERED = 0.5
-IN_PLANE = ndimage.generate_binary_structure(2, 1)[..., None]
 
 
 def mended(mask: np.ndarray) -> np.ndarray:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from types import SimpleNamespace
 
 import numpy as np
@@ -87,13 +88,14 @@ def test_what_is_wrong_stands_above_the_pictures():
     figure = page_figure(shown, view, caution_lines(cautions))
     figure.canvas.draw()
     images = max(axis.title.get_window_extent().y1 for axis in figure.axes)
-    starts = ("This model reconstructs", "SCAN OUT OF RANGE")
+    starts = ("This model reconstructs", "SCAN OUT OF RANGE", "A change starts from the heart as the model sees it")
     told = [text for text in figure.texts if text.get_text().startswith(starts)]
-    assert len(told) == 2
+    assert len(told) == 3
     assert "NOT FULFILLED" in told[0].get_text()
     assert all(text.get_window_extent().y0 > images for text in told)
     assert all(text.get_window_extent().x1 < figure.bbox.x1 for text in figure.texts)
-    assert told[0].get_window_extent().y0 > told[1].get_window_extent().y1
+    for above, below in itertools.pairwise(told):
+        assert above.get_window_extent().y0 > below.get_window_extent().y1
 
 
 def test_numbers_that_are_not_measured_are_told():

@@ -360,7 +360,7 @@ def range_sentence(result: Result) -> str:
 
 
 def caution_lines(cautions: Sequence[str]) -> str:
-    """What every page has to say of a model, in lines that fit on it."""
+    """What a page cautions of, in lines that fit on it."""
     return textwrap.fill("  ".join(cautions), ACROSS)
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from textwrap import fill
 
 import numpy as np
 import torch
@@ -31,14 +30,13 @@ from scripts.figures import (
     outlines,
 )
 from scripts.inference.answers import Answer, far_sentence, gap_notes, missed_sentence
-from scripts.inference.page import DPI, FOOTER, WARNING, picture_rows, range_sentence, row_names
+from scripts.inference.page import DPI, FOOTER, WARNING, caution_lines, picture_rows, range_sentence, row_names
 from scripts.storage import atomic_path
 from scripts.views import View
 
 COLUMNS = ("scan", "before", "after", "after − before")
 LEFT, TOP, BOTTOM = 0.45, 2.1, 1.15  # inches around the images: above are the title and what is wrong, below notes
 LINE = 0.16  # inches
-LETTERS = 120  # of a line as wide as the page
 CELL, PAD = 1.4, 0.04  # inches of an image, and between two
 CHART = (7.2, 7.95)  # inches from the left: where the range of volumes begins and ends
 NUMBERS = {"mask": 8.3, "before": 8.72, "asked": 9.12, "after": 9.48, "change": 9.94}  # right edges from the left
@@ -239,7 +237,7 @@ def tell_state(figure: Figure, answer: Answer, warning: str) -> None:
     note = text(figure, LEFT, top, range_sentence(answer.result), fontsize=NORMAL, va="top")
     if answer.result.novelty.out_of_range:
         note.set(weight="bold", bbox={"boxstyle": "square,pad=0.35", "facecolor": "white", "linewidth": 2})
-    gap = "\n".join(fill(note, LETTERS) for note in gap_notes(answer.before, answer.result.item))
+    gap = caution_lines(gap_notes(answer.before, answer.result.item))
     below = LINE * (len(note.get_text().splitlines()) + 0.5)
     text(figure, LEFT, top + below, gap, fontsize=NORMAL, va="top")
 

@@ -73,11 +73,9 @@ def with_trimmed_rv(mask: np.ndarray, first: bool, least: float) -> np.ndarray:
         least: area of the RV's most basal slice by that of the slice after it; below it, the RV is left out there.
     """
     slices, areas = rv_areas(mask, first)
-    outside = [*slices[:1]] if base_ratio(areas) < least else []
-    outside += [*slices[regrowth(areas) :]]
+    kept = slices[int(base_ratio(areas) < least) : regrowth(areas)]
     mask = mask.copy()
-    for z in outside:
-        mask[..., z][mask[..., z] == LABELS["RV"]] = 0
+    mask[(mask == LABELS["RV"]) & ~np.isin(np.arange(mask.shape[-1]), kept)] = 0
     return mask
 
 

@@ -160,7 +160,7 @@ def check_options(spacing: Any, base_ratio: Any) -> None:
     numbers = {type(None), int, float}
     if type(spacing) not in numbers or not (spacing is None or 0 < spacing < math.inf):
         raise ValueError(f"spacing is {spacing!r}; expected a pixel size in mm, or None")
-    # Infinite where the training's masks had no two slices of RV.
+    # Infinite in an earlier network, of a training whose masks had no two slices of RV.
     if type(base_ratio) not in numbers - {type(None)} or not base_ratio >= 0:
         raise ValueError(f"base_ratio is {base_ratio!r}; expected a number of at least 0")
 
